@@ -1,0 +1,146 @@
+"""The messages between parent and worker over a socket pair, and their codec.
+
+A frame is a four-byte big-endian length and that many bytes of MessagePack. Either side that sees the other
+close knows that it is gone: a worker then stops, and the parent forgets what that worker held.
+Sending never blocks: frames queue in the transport. Answers carry the `ref` of their question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import cast
+
+import msgspec
+
+from penstock.config import Config
+from penstock.types import Principal
+
+MAX_FRAME = 16 * 1024 * 1024
+
+
+class Start(msgspec.Struct, frozen=True, tag=True):
+    """Parent, first message: serve `config` on the inherited sockets `listen_fds`."""
+
+    worker: int
+    config: Config
+    listen_fds: tuple[int, ...]
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """Worker: it accepts connections."""
+
+
+class KeyLookup(msgspec.Struct, frozen=True, tag=True):
+    """Worker: whose key has this SHA-256 digest?"""
+
+    ref: int
+    digest: bytes
+
+
+class KeyAnswer(msgspec.Struct, frozen=True, tag=True):
+    """Parent: `principal` is None for an unknown key; `available` is False when the store cannot say."""
+
+    ref: int
+    principal: Principal | None
+    available: bool = True
+
+
+class KeysChanged(msgspec.Struct, frozen=True, tag=True):
+    """Parent: forget every cached key, known and unknown."""
+
+
+class Health(msgspec.Struct, frozen=True, tag=True):
+    """Parent: whether its stores answer, and the providers whose local engine is not up, each with the reason."""
+
+    store_ok: bool
+    engines_down: dict[str, str]
+
+
+class SnapshotRequest(msgspec.Struct, frozen=True, tag=True):
+    """Parent: send your metrics now."""
+
+    ref: int
+
+
+class SeriesValue(msgspec.Struct, frozen=True):
+    """One series, cumulative since the worker started; `buckets` is empty unless it is a histogram."""
+
+    name: str
+    labels: tuple[str, ...]
+    value: float
+    buckets: tuple[int, ...] = ()
+
+
+class Snapshot(msgspec.Struct, frozen=True, tag=True):
+    """Worker: all its series; `ref` 0 is the periodic one, so that a killed worker's counts are kept."""
+
+    ref: int
+    series: tuple[SeriesValue, ...]
+
+
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    """Parent: stop accepting, let streams end within `limit` seconds, end the rest in an error, exit."""
+
+    limit: float
+
+
+Message = Start | Ready | KeyLookup | KeyAnswer | KeysChanged | Health | SnapshotRequest | Snapshot | Drain
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+def encode(message: Message) -> bytes:
+    """One frame."""
+    body = _encoder.encode(message)
+    return len(body).to_bytes(4, "big") + body
+
+
+class Channel(asyncio.Protocol):
+    """One end of the link. `on_message` is called for each message, `on_closed` once."""
+
+    def __init__(self, on_message: Callable[[Message], None], on_closed: Callable[[], None]) -> None:
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def send(self, message: Message) -> None:
+        """Queue one message; dropped when the other end is gone, which `on_closed` reports."""
+        if self._transport is not None:
+            self._transport.write(encode(message))
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while len(self._buffer) >= 4:
+            size = int.from_bytes(self._buffer[:4], "big")
+            if size > MAX_FRAME:
+                self.close()
+                return
+            if len(self._buffer) < 4 + size:
+                return
+            body = bytes(self._buffer[4 : 4 + size])
+            del self._buffer[: 4 + size]
+            self._on_message(_decoder.decode(body))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._on_closed()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+async def connect(
+    sock: socket.socket, on_message: Callable[[Message], None], on_closed: Callable[[], None]
+) -> Channel:
+    """Attach one end of the socket pair to the running loop."""
+    loop = asyncio.get_running_loop()
+    _, channel = await loop.create_connection(lambda: Channel(on_message, on_closed), sock=sock)
+    return channel

@@ -1,0 +1,1 @@
+"""Dialects of upstream APIs: bytes in, values out, no sockets."""

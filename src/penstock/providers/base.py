@@ -1,0 +1,94 @@
+"""What a provider is: it turns a request into calls and an answer into OpenAI's wire form, and touches no socket.
+
+A provider is three pure steps. `prepare` gives the call to make; where one call needs another's answer first
+(a template, a token), it is a generator that yields calls and is sent their replies. `reader` gives an object
+that is fed the answer's bytes and returns what the client is to get. `failure` classifies an error answer.
+Nothing here retries, waits or remembers: `gateway.upstream` owns all of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from penstock.errors import Failure
+from penstock.types import Target, Usage
+from penstock.wire.chat import ChatRequest
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where calls go: ``https://host:port`` or a unix socket (`uds`, a path; then host is only the Host header)."""
+
+    scheme: str
+    host: str
+    port: int
+    uds: str | None = None
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One HTTP request, but for Content-Length, which the client adds.
+
+    `head`: request line and header lines, each ending in CRLF, Host included, no blank line.
+    `body`: the bytes to send.
+    """
+
+    head: bytes
+    body: bytes
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """A whole answer to a preparatory call. Header names are lower case."""
+
+    status: int
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytes
+
+
+Preparation = Generator[Call, Reply, Call]
+
+
+class Reader(Protocol):
+    """Reads one successful (2xx) answer; one object per attempt, never reused.
+
+    Streamed requests: what `feed` and `close` return is a whole number of SSE events, ``data: {...}\\n\\n``,
+    in OpenAI's chunk form; `close` ends with ``data: [DONE]\\n\\n``. Others: `feed` returns b"" and `close`
+    the whole JSON body. Either raises ProviderFault when the answer is broken, and is then not called again.
+    """
+
+    committed: bool
+    """Whether an event with content, reasoning, refusal, tool call or finish has been returned by `feed`."""
+
+    done: bool
+    """Whether the end of the answer has been read (such as [DONE]), so that `close` may be called at once."""
+
+    usage: Usage | None
+    """What the upstream reported so far."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes of the body, cut anywhere; return what the client may have now (often b"")."""
+        ...
+
+    def close(self) -> bytes:
+        """The body ended (or `done`): return the withheld end, or raise ProviderFault if it is incomplete."""
+        ...
+
+
+class Provider(Protocol):
+    """One configured upstream. Stateless between requests, but for rotating its own keys."""
+
+    name: str
+    origin: Origin
+
+    def prepare(self, chat: ChatRequest, target: Target) -> Call | Preparation:
+        """The call that answers `chat` at `target`; raises Refusal where this provider cannot do what is asked."""
+        ...
+
+    def reader(self, chat: ChatRequest, target: Target) -> Reader:
+        """A new reader for the answer to that call."""
+        ...
+
+    def failure(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> Failure:
+        """Classify an error answer (status outside 2xx); also asked for the reply to a preparatory call."""
+        ...

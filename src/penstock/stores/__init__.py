@@ -1,0 +1,1 @@
+"""Where keys live: small protocols with one contract suite."""

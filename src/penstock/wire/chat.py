@@ -1,0 +1,1 @@
+"""A chat completion request: decoded and validated once, for every backend alike."""
