@@ -15,17 +15,58 @@ from typing import cast
 import msgspec
 
 from penstock.config import Config
-from penstock.types import Principal
+from penstock.types import EngineAddress, Principal
 
 MAX_FRAME = 16 * 1024 * 1024
 
 
+class Metric(msgspec.Struct, frozen=True):
+    """What a series means: `kind` is counter, gauge or histogram (then `bounds` are its upper bounds)."""
+
+    name: str
+    kind: str
+    help: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+# A label's value comes from the configuration or from a fixed set, never from a client's text.
+METRICS = (
+    Metric("penstock_requests_total", "counter", "Answered requests.", ("model", "provider", "status", "ended")),
+    Metric("penstock_tokens_total", "counter", "Tokens reported by upstreams.", ("model", "provider", "kind")),
+    Metric(
+        "penstock_time_to_first_event_seconds",
+        "histogram",
+        "From the whole request to the first event with content.",
+        ("model", "provider"),
+        _SECONDS,
+    ),
+    Metric(
+        "penstock_request_duration_seconds",
+        "histogram",
+        "From the whole request to the end of the answer.",
+        ("model", "provider"),
+        _SECONDS,
+    ),
+    Metric("penstock_requests_in_flight", "gauge", "Requests being answered now."),
+    Metric("penstock_connections_open", "gauge", "Client connections open now."),
+    Metric("penstock_attempts_total", "counter", "Calls to upstreams.", ("provider", "outcome")),
+    Metric("penstock_auth_failures_total", "counter", "Requests refused for their key.", ("reason",)),
+)
+
+
 class Start(msgspec.Struct, frozen=True, tag=True):
-    """Parent, first message: serve `config` on the inherited sockets `listen_fds`."""
+    """Parent, first message: serve `config` on the inherited listening sockets `listen_fds`.
+
+    `engines`: the address of each local engine by provider name.
+    """
 
     worker: int
     config: Config
     listen_fds: tuple[int, ...]
+    engines: dict[str, EngineAddress] = {}
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -65,7 +106,11 @@ class SnapshotRequest(msgspec.Struct, frozen=True, tag=True):
 
 
 class SeriesValue(msgspec.Struct, frozen=True):
-    """One series, cumulative since the worker started; `buckets` is empty unless it is a histogram."""
+    """One series, cumulative since the worker started.
+
+    Of a histogram, `value` is the sum of observations and `buckets` the count in each bucket (not cumulative), the
+    last one being above every bound; empty otherwise.
+    """
 
     name: str
     labels: tuple[str, ...]

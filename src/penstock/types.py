@@ -29,6 +29,13 @@ class Target(msgspec.Struct, frozen=True, gc=False):
     wildcard: bool = False
 
 
+class EngineAddress(msgspec.Struct, frozen=True):
+    """Where a local engine listens: a unix socket path, stable across its restarts, and its bearer token."""
+
+    uds: str
+    token: str
+
+
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one answer. `source`: reported by the upstream, estimated by us, or partial (cut off)."""
 

@@ -92,3 +92,7 @@ class Provider(Protocol):
     def failure(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> Failure:
         """Classify an error answer (status outside 2xx); also asked for the reply to a preparatory call."""
         ...
+
+    def refresh(self) -> None:
+        """Read again what came from files (secrets); the worker calls it every second, off the hot path."""
+        ...
