@@ -1,0 +1,48 @@
+# `make help` lists the targets. Each installs what it needs, from the lock, into .venv; a second run installs nothing.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" pyproject.toml requirements/build.in
+NODE := tests/sdk/node
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help run test lint types bench lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+
+run: .venv/run.stamp ## install what serving needs, then serve with the built-in defaults
+	@$(BIN)/penstock serve
+
+test: lint types $(NODE)/node_modules/npm.stamp ## check style and types, then run every test
+	@echo "make: pytest" && $(BIN)/python -m pytest
+
+lint: .venv/dev.stamp ## ruff: rules and formatting
+	@echo "make: ruff" && $(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: .venv/dev.stamp ## mypy, strict
+	@echo "make: mypy" && $(BIN)/mypy
+
+bench: .venv/dev.stamp ## measure Penstock against nginx on two cores (ARGS="--only cpu" selects)
+	@$(BIN)/python bench/run.py $(ARGS)
+
+lock: .venv/dev.stamp ## compile requirements/*.txt from pyproject.toml again
+	@$(LOCK) --output-file requirements/run.txt && $(LOCK) --extra dev --constraint requirements/run.txt --output-file requirements/dev.txt
+
+clean: ## remove everything that is built or installed here
+	@rm -rf .venv build $(NODE)/node_modules
+
+.venv/bin/python:
+	@echo "make: .venv" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Penstock needs Python 3.11 or later; set PYTHON=")' && $(PYTHON) -m venv .venv
+
+.venv/run.stamp: requirements/run.txt pyproject.toml | .venv/bin/python
+	@echo "make: installing the runtime" && $(PIP) --require-hashes -r requirements/run.txt && $(PIP) --no-deps --no-build-isolation -e . && touch $@
+
+.venv/dev.stamp: requirements/dev.txt pyproject.toml | .venv/bin/python
+	@echo "make: installing the runtime and the tools" && $(PIP) --require-hashes -r requirements/dev.txt && $(PIP) --no-deps --no-build-isolation -e . && touch $@
+
+$(NODE)/node_modules/npm.stamp: $(NODE)/package.json $(NODE)/package-lock.json
+	@echo "make: installing the Node SDK" && npm ci --prefix $(NODE) --silent --no-audit --no-fund && touch $@
