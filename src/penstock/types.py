@@ -15,6 +15,15 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     models: tuple[str, ...] = ()
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """Where calls go: ``https://host:port`` or a unix socket (`uds`, a path; then host is only the Host header)."""
+
+    scheme: str
+    host: str
+    port: int
+    uds: str | None = None
+
+
 class Target(msgspec.Struct, frozen=True, gc=False):
     """One place that can answer a model.
 

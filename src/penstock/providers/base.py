@@ -14,17 +14,9 @@ from typing import Protocol
 import msgspec
 
 from penstock.errors import Failure
+from penstock.types import Origin as Origin
 from penstock.types import Target, Usage
 from penstock.wire.chat import ChatRequest
-
-
-class Origin(msgspec.Struct, frozen=True):
-    """Where calls go: ``https://host:port`` or a unix socket (`uds`, a path; then host is only the Host header)."""
-
-    scheme: str
-    host: str
-    port: int
-    uds: str | None = None
 
 
 class Call(msgspec.Struct, frozen=True):
