@@ -1,0 +1,491 @@
+"""The upstream client: pooled keep-alive connections on httptools, one pool per origin, and no retries.
+
+A caller takes a connection (`take`, or `connect` when none is idle), sends one call with a `Sink`, and is told of
+the answer by callbacks: head, data, then exactly one of end or fault. Afterwards the connection has gone back to
+its pool, or is closed. `abort` at any moment before that closes it at once and silences the sink; there is no
+other way to give up, so a cancelled request cannot leave a call running.
+
+A connection belongs to exactly one of: being connected, idle in the pool, busy with one sink, closed. `Pool.open`
+counts all but the last, never above `max_connections`; who finds it full waits, first come first served, at most
+`pool_wait` seconds, and whoever stops using a connection hands its place on.
+
+Deadlines are separate and each armed in its own phase: connect (in `connect`), then by the pool's sweep: headers,
+first event (until the caller says `first_event_seen`), idle between reads, and total over all of them. They are
+exact to the sweep's interval. While the caller has paused reading, silence is not the upstream's fault, and only
+the total runs.
+
+A reused connection that closes before any byte of the answer is reported as STALE: the upstream closed an idle
+connection just as we picked it, and `gateway.upstream` may repeat the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol, cast
+
+import httptools
+
+from penstock.config import Deadlines, Upstream
+from penstock.errors import Failure, FailureKind
+from penstock.types import Origin
+
+SWEEP = 0.1
+KEEP_IDLE = 30.0  # below the 60 s and more for which servers usually keep their side
+DRAIN_SECONDS = 1.0
+NEVER = float("inf")
+
+HeaderList = list[tuple[bytes, bytes]]
+
+
+class Sink(Protocol):
+    """Who is told of an answer. Callbacks must not raise; they may call `abort` or `detach`."""
+
+    def on_head(self, status: int, headers: HeaderList) -> None: ...
+
+    def on_data(self, data: bytes) -> None: ...
+
+    def on_end(self) -> None: ...
+
+    def on_fault(self, kind: FailureKind, message: str) -> None: ...
+
+
+class PoolError(Exception):
+    """No connection could be had; `failure` says why."""
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        super().__init__(message)
+        self.failure = Failure(kind, message)
+
+
+class _Drain:
+    """Takes the rest of an answer that nobody wants any more."""
+
+    def on_head(self, status: int, headers: HeaderList) -> None: ...
+
+    def on_data(self, data: bytes) -> None: ...
+
+    def on_end(self) -> None: ...
+
+    def on_fault(self, kind: FailureKind, message: str) -> None: ...
+
+
+_DRAIN = _Drain()
+
+
+class _Unconnected(asyncio.Transport):
+    """Stands for the transport until there is one."""
+
+    def abort(self) -> None: ...
+
+
+_UNCONNECTED = _Unconnected()
+
+
+class ClientConnection(asyncio.Protocol):
+    """One connection to an upstream. Use through a `Pool`."""
+
+    __slots__ = (
+        "_answered",
+        "_headers",
+        "_in_body",
+        "_informational",
+        "_left",
+        "_parser",
+        "_paused",
+        "_received",
+        "_until_close",
+        "deadline",
+        "idle_since",
+        "phase",
+        "pool",
+        "sink",
+        "total_deadline",
+        "transport",
+    )
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.transport: asyncio.Transport = _UNCONNECTED
+        self.sink: Sink | None = None
+        self.phase = FailureKind.TIMEOUT_HEADERS
+        self.deadline = NEVER
+        self.total_deadline = NEVER
+        self.idle_since = 0.0
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers: HeaderList = []
+        self._answered = 0  # calls answered before this one
+        self._received = 0  # bytes of this answer's head, then of the whole answer
+        self._in_body = False
+        self._informational = False
+        self._until_close = False
+        self._paused = False
+        self._left = False
+
+    # -- for the caller
+
+    def send(self, head: bytes, body: bytes, sink: Sink, deadlines: Deadlines) -> None:
+        """Send one call; `head` has no blank line and no Content-Length."""
+        now = self.pool.now()
+        self.sink = sink
+        self.phase = FailureKind.TIMEOUT_HEADERS
+        self.deadline = now + deadlines.headers
+        self.total_deadline = now + deadlines.total
+        self._received = 0
+        self.transport.write(b"%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body))
+
+    def first_event_seen(self) -> None:
+        """From here on silence is measured between reads."""
+        self.phase = FailureKind.TIMEOUT_IDLE
+        self.deadline = self.pool.swept + self.pool.deadlines.idle
+
+    def pause(self) -> None:
+        """Stop reading: the client does not keep up."""
+        if self.sink is not None and not self._paused:
+            self._paused = True
+            self.deadline = NEVER
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self.deadline = self.pool.now() + self.pool.deadlines.idle
+            self.transport.resume_reading()
+
+    def abort(self) -> None:
+        """Close now; the sink hears no more. Does nothing once the answer has ended."""
+        if self.sink is not None:
+            self.sink = None
+            self._leave()
+            self.transport.abort()
+
+    def detach(self) -> None:
+        """The rest of this answer does not matter: keep the connection if it ends within a moment."""
+        if self.sink is not None:
+            self.resume()
+            self.sink = _DRAIN
+            self.total_deadline = self.pool.now() + DRAIN_SECONDS
+
+    def discard(self) -> None:
+        """Close a connection that never reached the pool."""
+        self.transport.abort()
+
+    def close(self) -> None:
+        """Close a connection that is idle, or whose answer has ended."""
+        self._leave()
+        self.transport.abort()
+
+    # -- the transport's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self.sink is None:
+            self.close()  # bytes that nobody asked for
+            return
+        self._received += len(data)
+        if self.phase is FailureKind.TIMEOUT_IDLE:
+            self.deadline = self.pool.swept + self.pool.deadlines.idle
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if isinstance(error, httptools.HttpParserCallbackError) and error.__context__ is not None:
+                self.abort()
+                raise error.__context__ from None
+            self.cut(FailureKind.MALFORMED, "did not answer in valid HTTP/1.1")
+            return
+        if not self._in_body and self._received > self.pool.max_head_bytes and self.sink is not None:
+            self.cut(FailureKind.MALFORMED, "sent a response head that is too large")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.sink is not None and self._in_body and self._until_close and exc is None:
+            sink, self.sink = self.sink, None
+            self._leave()
+            sink.on_end()
+        elif self._received == 0 and self._answered:
+            self.cut(FailureKind.STALE, "closed a reused connection")
+        elif self._in_body:
+            self.cut(FailureKind.RESET, "broke the connection in the middle of its answer")
+        else:
+            self.cut(FailureKind.RESET, "closed the connection without an answer")
+        self._leave()
+
+    # -- the parser's callbacks
+
+    def on_message_begin(self) -> None:
+        self._headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_body:
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        self._informational = 100 <= status < 200
+        if self._informational or self.sink is None:
+            return
+        self._in_body = True
+        framed = any(name in (b"content-length", b"transfer-encoding") for name, _ in self._headers)
+        self._until_close = not framed and status not in (204, 304)
+        if self.phase is FailureKind.TIMEOUT_HEADERS:
+            self.phase = FailureKind.TIMEOUT_FIRST_EVENT
+            self.deadline = self.pool.swept + self.pool.deadlines.first_event
+        self.sink.on_head(status, self._headers)
+
+    def on_body(self, data: bytes) -> None:
+        if self.sink is not None:
+            self.sink.on_data(data)
+
+    def on_message_complete(self) -> None:
+        if self._informational:
+            return
+        sink, self.sink = self.sink, None
+        self._in_body = False
+        if sink is None:
+            return
+        self._answered += 1
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+        if self._parser.should_keep_alive() and not self._until_close and not self.transport.is_closing():
+            self.pool.give_back(self)
+        else:
+            self.close()
+        sink.on_end()
+
+    # -- inside
+
+    def expire(self, now: float) -> None:
+        """A deadline has passed."""
+        late = self.phase if self.deadline < now else FailureKind.TIMEOUT_TOTAL
+        self.cut(late, _LATE[late])
+
+    def cut(self, kind: FailureKind, message: str) -> None:
+        """Close, and tell the sink why."""
+        sink, self.sink = self.sink, None
+        self.close()
+        if sink is not None:
+            sink.on_fault(kind, message)
+
+    def _leave(self) -> None:
+        """Give up this connection's place in the pool, once."""
+        if not self._left:
+            self._left = True
+            self.pool.forget(self)
+
+
+_LATE = {
+    FailureKind.TIMEOUT_HEADERS: "did not begin to answer in time",
+    FailureKind.TIMEOUT_FIRST_EVENT: "did not send its first event in time",
+    FailureKind.TIMEOUT_IDLE: "fell silent in the middle of its answer",
+    FailureKind.TIMEOUT_TOTAL: "did not finish its answer in time",
+}
+
+
+class Pool:
+    """The connections to one origin.
+
+    `open` counts connections that are being made, idle or busy. `sweep` must be called every `SWEEP` seconds or so;
+    `swept` is loop time at the last call, exact enough for deadlines and free to read.
+    """
+
+    def __init__(self, origin: Origin, upstream: Upstream) -> None:
+        self.origin = origin
+        self.deadlines = upstream.deadlines
+        self.max_head_bytes = upstream.max_head_bytes
+        self.open = 0
+        self.connections: set[ClientConnection] = set()
+        self.now: Callable[[], float] = asyncio.get_running_loop().time
+        self.swept = self.now()
+        self._max = upstream.max_connections
+        self._wait = upstream.pool_wait
+        self._idle: deque[ClientConnection] = deque()
+        self._waiting: deque[asyncio.Future[ClientConnection | None]] = deque()
+        self._tls = _client_tls(upstream) if origin.scheme == "https" else None
+        self._first_address = 0
+        self._closed = False
+
+    def take(self) -> ClientConnection | None:
+        """The idle connection used last, if there is one: it is the least likely to be stale."""
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if not connection.transport.is_closing():
+                return connection
+        return None
+
+    async def connect(self) -> ClientConnection:
+        """A connection to send on: a new one, or one that was given back while waiting for a place.
+
+        Raises PoolError: TIMEOUT_POOL, CONNECT or TIMEOUT_CONNECT. Cancelled, it leaves nothing behind.
+        """
+        while self.open >= self._max:
+            connection = await self._await_place()
+            if connection is None:
+                break
+            if not connection.transport.is_closing():  # else it died on its way here, and its place went on
+                return connection
+        else:
+            self.open += 1
+        connected: ClientConnection | None = None
+        try:
+            async with asyncio.timeout(self.deadlines.connect):
+                connected = await self._connect()
+        except TimeoutError:
+            raise PoolError(FailureKind.TIMEOUT_CONNECT, "could not be reached in time") from None
+        except (OSError, ssl.SSLError) as error:
+            raise PoolError(FailureKind.CONNECT, f"could not be reached ({_reason(error)})") from error
+        finally:
+            if connected is None:
+                self._hand_on()
+        self.connections.add(connected)
+        return connected
+
+    async def _await_place(self) -> ClientConnection | None:
+        """Wait for a connection given back, or (None) for the right to make one, already counted in `open`."""
+        waiter: asyncio.Future[ClientConnection | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            async with asyncio.timeout(self._wait):
+                return await waiter
+        except TimeoutError:
+            self._return_unused(waiter)
+            raise PoolError(FailureKind.TIMEOUT_POOL, "has all its connections in use") from None
+        except asyncio.CancelledError:
+            self._return_unused(waiter)
+            raise
+
+    def _return_unused(self, waiter: asyncio.Future[ClientConnection | None]) -> None:
+        """Its owner gave up waiting: pass on what it was handed in the same moment, if anything."""
+        with contextlib.suppress(ValueError):
+            self._waiting.remove(waiter)
+        if waiter.done() and not waiter.cancelled():
+            connection = waiter.result()
+            if connection is None:
+                self._hand_on()
+            else:
+                self.give_back(connection)
+
+    async def _connect(self) -> ClientConnection:
+        """Try the addresses of the name in turn, each within its share of what is left of the connect deadline."""
+        loop = asyncio.get_running_loop()
+        origin = self.origin
+        connection = ClientConnection(self)
+        if origin.uds is not None:
+            try:
+                await loop.create_unix_connection(lambda: connection, origin.uds)
+            except BaseException:
+                connection.discard()
+                raise
+            return connection
+        addresses = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+        deadline = loop.time() + self.deadlines.connect
+        error: OSError = OSError("the name has no address")
+        for tried in range(len(addresses)):
+            index = (self._first_address + tried) % len(addresses)
+            family, _, proto, _, address = addresses[index]
+            share = (deadline - loop.time()) / (len(addresses) - tried)
+            try:
+                async with asyncio.timeout(share):
+                    connection = await self._connect_to(family, proto, address)
+            except OSError as failed:  # TimeoutError is one
+                error = failed
+                continue
+            self._first_address = index
+            return connection
+        raise error
+
+    async def _connect_to(self, family: int, proto: int, address: object) -> ClientConnection:
+        loop = asyncio.get_running_loop()
+        connection = ClientConnection(self)
+        sock = socket.socket(family, socket.SOCK_STREAM, proto)
+        try:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, cast("tuple[str, int]", address))
+            await loop.create_connection(
+                lambda: connection,
+                sock=sock,
+                ssl=self._tls,
+                server_hostname=self.origin.host if self._tls is not None else None,
+            )
+        except BaseException:  # cancellation may come just when the transport exists already
+            connection.discard()
+            sock.close()
+            raise
+        return connection
+
+    # -- for connections
+
+    def give_back(self, connection: ClientConnection) -> None:
+        """Its answer has ended and it can be used again."""
+        if self._closed:
+            connection.close()
+            return
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return
+        connection.idle_since = self.swept
+        connection.deadline = connection.total_deadline = NEVER
+        self._idle.append(connection)
+
+    def forget(self, connection: ClientConnection) -> None:
+        """It is closed."""
+        if connection in self.connections:
+            self.connections.remove(connection)
+            with contextlib.suppress(ValueError):
+                self._idle.remove(connection)
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        """A place is free: the first who waits gets it."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self.open -= 1
+
+    def sweep(self) -> None:
+        """End calls whose deadline has passed; close connections that have been idle for long."""
+        self.swept = now = self.now()
+        for connection in list(self.connections):
+            if connection.sink is None:
+                continue
+            if connection.deadline < now or connection.total_deadline < now:
+                connection.expire(now)
+        while self._idle and self._idle[0].idle_since + KEEP_IDLE < now:
+            self._idle.popleft().close()
+
+    def close(self) -> None:
+        """Close every connection; calls in flight hear a fault."""
+        self._closed = True
+        for connection in list(self.connections):
+            connection.cut(FailureKind.RESET, "was cut off: the server is shutting down")
+
+
+def _client_tls(upstream: Upstream) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=upstream.ca_file)
+    if upstream.client_cert is not None:
+        context.load_cert_chain(upstream.client_cert, upstream.client_key)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _reason(error: OSError) -> str:
+    """Why, without addresses: they are the operator's business."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "its TLS certificate is not trusted"
+    if isinstance(error, ssl.SSLError):
+        return "TLS failed"
+    if isinstance(error, socket.gaierror):
+        return "its name was not found"
+    if isinstance(error, ConnectionRefusedError | FileNotFoundError):
+        return "connection refused"
+    return "network error"
