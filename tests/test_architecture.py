@@ -67,20 +67,9 @@ SOCKET_MODULES = (
     "http",
     "urllib.request",
 )
-SOCKET_CALLS = frozenset(
-    [
-        "create_connection",
-        "create_server",
-        "create_unix_connection",
-        "create_unix_server",
-        "open_connection",
-        "open_unix_connection",
-        "start_server",
-        "start_unix_server",
-        "sock_connect",
-        "sock_recv",
-        "sock_sendall",
-    ]
+SOCKET_CALLS = (
+    *("create_connection", "create_server", "create_unix_connection", "create_unix_server", "open_connection"),
+    *("open_unix_connection", "start_server", "start_unix_server", "sock_connect", "sock_recv", "sock_sendall"),
 )
 
 FILE_LINES = 600
