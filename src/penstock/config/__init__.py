@@ -1,0 +1,30 @@
+"""The configuration: a TOML file and the environment in, frozen values out, every error at once.
+
+`shapes` declares the settings; `reading` makes a Config of a file, the environment and the command line, with
+`typed` (types, ranges, unknown names), `serving`, `upstreams` and `routes` (one table each), `files` (what is
+pointed at) and `lines` (where in the file). What is wrong becomes a `Problem`; nothing is ever half accepted.
+"""
+
+from penstock.config.address import Address, parse_listen
+from penstock.config.problems import ConfigError, Problem
+from penstock.config.reading import default, load, override
+from penstock.config.shapes import Config, Deadlines, Limits, Model, Server, TargetConfig, Upstream
+from penstock.config.summary import summary
+
+__all__ = [
+    "Address",
+    "Config",
+    "ConfigError",
+    "Deadlines",
+    "Limits",
+    "Model",
+    "Problem",
+    "Server",
+    "TargetConfig",
+    "Upstream",
+    "default",
+    "load",
+    "override",
+    "parse_listen",
+    "summary",
+]

@@ -1,0 +1,56 @@
+"""Reads the [models.NAME] tables: which targets answer which name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from penstock.config.problems import Path, nearest
+from penstock.config.shapes import Model
+from penstock.config.typed import Faults, build, keep
+
+_LONGEST = 256
+
+
+def check(name: str, raw: Any, providers: Collection[str], faults: Faults) -> Model | None:
+    """The model; None, and a fault, where it cannot be built. `providers`: the names that may be targets."""
+    path: Path = ("models", name)
+    if not is_name(name.removesuffix("*")) and name != "*":
+        fix = "write a name, with a single * at its end if it stands for every name that begins so"
+        faults.add(path, "not a name for a model", fix)
+    whole = _unquoted(name, raw)
+    if whole is not None:
+        faults.add(path, "a name with a dot in it needs quotes", f'write [models."{whole}"]')
+        return None
+    kept = keep(Model, raw, path, faults)
+    targets = raw.get("targets") if isinstance(raw, dict) else None
+    if targets == []:
+        fix = 'name at least one, such as { provider = "openai" }'
+        faults.add((*path, "targets"), "no target, so that nothing could answer", fix)
+    for i, target in enumerate(targets if isinstance(targets, list) else ()):
+        if isinstance(target, dict):
+            _target(target, (*path, "targets", i), providers, faults)
+    return build(Model, kept, path, faults)
+
+
+def _target(target: dict[str, Any], path: Path, providers: Collection[str], faults: Faults) -> None:
+    provider, model = target.get("provider"), target.get("model")
+    if isinstance(provider, str) and provider not in providers:
+        fix = nearest(provider, providers, "add a [providers] table for it, or choose one of these")
+        faults.add((*path, "provider"), f'the provider "{provider}" is not configured', fix)
+    if isinstance(model, str) and not is_name(model):
+        faults.add((*path, "model"), "not a name for a model", "write the exact name, or leave it out to pass it on")
+
+
+def _unquoted(name: str, raw: Any) -> str | None:
+    """The name that was meant by ``[models.gpt-5.4]``, which to TOML is a table `4` in a table `gpt-5`."""
+    whole, inner = name, raw
+    while isinstance(inner, dict) and len(inner) == 1 and "targets" not in inner:
+        ((part, inner),) = inner.items()
+        whole += f".{part}"
+    return whole if whole != name and isinstance(inner, dict) and "targets" in inner else None
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` may name one model."""
+    return 0 < len(text) <= _LONGEST and text.isprintable() and "*" not in text and text == text.strip()

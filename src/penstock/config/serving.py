@@ -1,0 +1,83 @@
+"""Checks the [server] table beyond types: addresses, certificates, proxies, the store."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+
+import msgspec
+
+from penstock.config import files
+from penstock.config.address import HOW, Address, is_host, parse_listen
+from penstock.config.problems import Path
+from penstock.config.shapes import Server
+from penstock.config.typed import Faults
+
+PATH: Path = ("server",)
+
+
+def check(server: Server, env: Mapping[str, str], faults: Faults) -> Server:
+    """The same with the paths of the certificate expanded."""
+    listen_apart(server, faults, (*PATH, "listen"), (*PATH, "admin_listen"))
+    if server.store != "sqlite":
+        faults.add((*PATH, "store"), "this release keeps its state in SQLite alone", 'write "sqlite", or leave it out')
+    paths = {}
+    for name in ("tls_cert", "tls_key"):
+        value = getattr(server, name)
+        paths[name] = None if value is None else files.expand(value, env, (*PATH, name), faults)
+    if not any(faults.has((*PATH, name)) for name in paths):
+        files.pair(paths["tls_cert"], paths["tls_key"], ((*PATH, "tls_cert"), (*PATH, "tls_key")), faults)
+    _networks(server.trusted_proxies, faults)
+    for i, host in enumerate(server.admin_hosts):
+        if not is_host(host) and not _is_v6(host):
+            fix = "write a host name or an address alone, without scheme, port or brackets"
+            faults.add((*PATH, "admin_hosts", i), "not a host name", fix)
+    if server.limits.body_bytes > server.limits.buffered_bytes:
+        message = "more than buffered_bytes, so that such a body would never be taken"
+        faults.add((*PATH, "limits", "body_bytes"), message, "lower body_bytes or raise buffered_bytes")
+    return msgspec.structs.replace(server, **paths)
+
+
+def listen_apart(server: Server, faults: Faults, listen: Path, admin_listen: Path) -> None:
+    """Both addresses are well-formed, and two."""
+    main, admin = _address(server.listen, listen, faults), _address(server.admin_listen, admin_listen, faults)
+    if main is not None and admin is not None and _collide(main, admin):
+        faults.add(admin_listen, "the same address as listen", "give the control plane a port of its own")
+
+
+def _address(text: str, path: Path, faults: Faults) -> Address | None:
+    if faults.has(path):
+        return None
+    try:
+        return parse_listen(text)
+    except ValueError as error:
+        faults.add(path, str(error), HOW)
+        return None
+
+
+def _collide(one: Address, other: Address) -> bool:
+    if one.unix is not None or one.port != other.port or one.port == 0:
+        return one.unix is not None and one == other
+    hosts = {one.host, other.host}
+    return len(hosts) == 1 or "::" in hosts or ("0.0.0.0" in hosts and not any(":" in host for host in hosts))
+
+
+def _networks(networks: tuple[str, ...], faults: Faults) -> None:
+    for i, text in enumerate(networks):
+        path = (*PATH, "trusted_proxies", i)
+        try:
+            ipaddress.ip_network(text)
+        except ValueError:
+            try:
+                whole = ipaddress.ip_network(text, strict=False)
+            except ValueError:
+                faults.add(path, "neither an address nor a network", "write it as 10.0.0.7, 10.0.0.0/8 or fd00::/8")
+            else:
+                faults.add(path, "an address within a network, not the network", f"write {whole} for all of it")
+
+
+def _is_v6(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False

@@ -1,0 +1,98 @@
+"""The configuration as frozen values, each setting with its type, its range and its default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from penstock.config.problems import Problem
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+Bytes = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one worker takes from its clients. Sizes in bytes, times in seconds."""
+
+    # of the request line and the fields, and of the framing beyond five times the body
+    head_bytes: Annotated[int, msgspec.Meta(ge=1024, le=2**24)] = 32 * 1024
+    headers: Count = 100
+    body_bytes: Bytes = 32 * 1024 * 1024  # per request, after decompression
+    buffered_bytes: Bytes = 256 * 1024 * 1024  # all request bodies of the worker
+    connections: Count = 10_000
+    header_timeout: Seconds = 15.0
+    body_timeout: Seconds = 60.0
+    idle_timeout: Seconds = 75.0
+    drain_timeout: Seconds = 30.0
+    heartbeat: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0  # silence in a stream before `: ping`; 0 = never
+
+
+class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where Penstock listens. `listen` is HOST:PORT or unix:/path."""
+
+    listen: str = "127.0.0.1:8000"
+    admin_listen: str = "127.0.0.1:8001"
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    data_dir: str = "~/.local/share/penstock"
+    store: str = "sqlite"
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    trusted_proxies: tuple[str, ...] = ()  # addresses or networks whose x-forwarded-for is believed
+    admin_hosts: tuple[str, ...] = ()  # Host names besides admin_listen's own that the control plane answers
+    access_log: bool = True
+    auth_failures: Count = 20  # failed keys per address and minute before 429
+    limits: Limits = Limits()
+
+
+class Deadlines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long an upstream may take, each armed in its own phase. Seconds."""
+
+    connect: Seconds = 5.0
+    headers: Seconds = 120.0
+    first_event: Seconds = 120.0  # from the response head to the first event with content
+    idle: Seconds = 60.0  # between bytes, once the answer has begun
+    total: Seconds = 900.0
+
+
+class Upstream(msgspec.Struct, frozen=True):
+    """What every provider over HTTP has, whatever its dialect."""
+
+    name: str
+    type: str
+    deadlines: Deadlines = Deadlines()
+    max_connections: Count = 512
+    pool_wait: Seconds = 5.0
+    ca_file: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
+    max_answer_bytes: Bytes = 64 * 1024 * 1024
+    max_head_bytes: Annotated[int, msgspec.Meta(ge=1024, le=2**24)] = 64 * 1024
+    settings: dict[str, Any] = {}  # the provider's own, as written, checked against its Settings struct
+
+
+class TargetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`model` is the name sent upstream; absent, it is the name as asked."""
+
+    provider: str
+    model: str | None = None
+
+
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Targets in order of preference: the first that is usable answers."""
+
+    targets: tuple[TargetConfig, ...]
+    policy: Literal["ordered"] = "ordered"
+
+
+class Config(msgspec.Struct, frozen=True):
+    """The whole of it, validated. `providers` and `models` by name; a model's name may end in ``*``.
+
+    `warnings`: what is served all the same and deserves a word at the start.
+    """
+
+    server: Server = Server()
+    providers: dict[str, Upstream] = {}
+    models: dict[str, Model] = {}
+    warnings: tuple[Problem, ...] = ()

@@ -1,0 +1,47 @@
+"""Says in lines for people what a configuration serves, where and by which target, and tells no secret."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from penstock.config.address import parse_listen
+from penstock.config.shapes import Config, TargetConfig, Upstream
+
+
+def summary(config: Config) -> str:
+    """Several lines, the last without its end."""
+    server = config.server
+    workers = "1 worker" if server.workers == 1 else f"{server.workers} workers"
+    scheme = "https" if server.tls_cert else "http"
+    where = [
+        ("Clients", f"{_url(server.listen, scheme)} ({workers})"),
+        ("Control plane", _url(server.admin_listen, "http")),
+        ("State", f"{server.data_dir} ({server.store})"),
+    ]
+    models = [(name, ", then ".join(map(_target, model.targets))) for name, model in config.models.items()]
+    providers = [(name, _provider(upstream)) for name, upstream in config.providers.items()]
+    parts = (where, [("Model", "answered by"), *models], [("Provider", "type"), *providers])
+    return "\n\n".join(_columns(part) for part in parts)
+
+
+def _url(listen: str, scheme: str) -> str:
+    address = parse_listen(listen)
+    if address.unix is not None:
+        return f"{scheme} on the unix socket {address.unix}"
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return f"{scheme}://{host}:{address.port}" if address.port else f"{scheme}://{host}, a port that the system picks"
+
+
+def _target(target: TargetConfig) -> str:
+    return f"{target.provider} ({target.model or 'the name as asked'})"
+
+
+def _provider(upstream: Upstream) -> str:
+    shown = (upstream.settings.get(key) for key in ("base_url", "model"))
+    return ", ".join([upstream.type, *(value for value in shown if isinstance(value, str))])
+
+
+def _columns(rows: Iterable[tuple[str, str]]) -> str:
+    rows = list(rows)
+    width = max(len(left) for left, _ in rows)
+    return "\n".join(f"{left:{width}}  {right}" for left, right in rows)
