@@ -1,0 +1,285 @@
+"""What Penstock reads in an upstream's answer, and the answers it writes itself: chat.completion and its chunks.
+
+Reading: the views name only the members that decide something (has the answer begun, is it whole, what did it cost, is
+it an error). Members whose shape differs between servers are taken as they come, and `usage_of` makes the best of what
+it finds, so that a stray type in a figure never breaks an answer.
+
+Mending: some servers send shapes that the official clients fail on: no role on a choice's first delta or a role on each
+of them, a null delta, a second finish_reason, reasoning under another name. `mend_chunk` rewrites such an event, and
+`mend_completion` a whole answer; members that are not at fault keep their bytes.
+
+Writing: `chunk`, `usage_chunk` and `completion` have exactly the members that OpenAI sends, nulls included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from penstock.types import Usage
+from penstock.wire.sse import event
+
+RawObject = dict[str, msgspec.Raw]
+
+_NULL = msgspec.Raw(b"null")
+
+_json = msgspec.json.Encoder()
+_raw_object = msgspec.json.Decoder(RawObject)
+_raw_objects = msgspec.json.Decoder(list[RawObject])
+
+# What decoding foreign bytes may raise: bad JSON or types, bad UTF-8, nesting without end.
+BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class Delta(msgspec.Struct, gc=False):
+    """One step of a choice in a stream."""
+
+    role: str | None = None
+    content: str | None = None
+    refusal: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+
+
+class ChunkChoice(msgspec.Struct, gc=False):
+    """One choice in a chunk. `delta` is None when the server sent null or nothing."""
+
+    index: int = 0
+    delta: Delta | None = None
+    finish_reason: str | None = None
+
+
+class Chunk(msgspec.Struct, gc=False):
+    """A chat.completion.chunk, or the error object that came in its place.
+
+    The members from `object` on are read for servers whose error is ``{"object": "error", "message": ...}``.
+    """
+
+    choices: list[ChunkChoice] | None = None
+    usage: Any = None
+    error: Any = None
+    object: Any = None
+    message: Any = None
+    type: Any = None
+    code: Any = None
+
+
+class Message(msgspec.Struct, gc=False):
+    """The message of a whole answer."""
+
+    content: str | None = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+
+
+class CompletionChoice(msgspec.Struct, gc=False):
+    """One choice of a whole answer; None where the server left a required member out."""
+
+    message: Message | None = None
+    finish_reason: str | None = None
+
+
+class Completion(msgspec.Struct, gc=False):
+    """A chat.completion, or the error object that came in its place."""
+
+    choices: list[CompletionChoice] | None = None
+    usage: Any = None
+    error: Any = None
+    object: Any = None
+    message: Any = None
+    type: Any = None
+    code: Any = None
+
+
+decode_chunk = msgspec.json.Decoder(Chunk).decode
+decode_completion = msgspec.json.Decoder(Completion).decode
+decode_any = msgspec.json.Decoder().decode
+
+
+def error_of(answer: Chunk | Completion) -> Any:
+    """The error in an answer, or None: a member `error`, or the answer itself where it says that it is one."""
+    if answer.error:
+        return answer.error
+    if answer.object == "error":
+        return {"message": answer.message, "type": answer.type, "code": answer.code}
+    return None
+
+
+def usage_of(found: Any) -> Usage | None:
+    """The usage that an upstream reported, or None where there is none to read. Figures of a strange type count 0."""
+    if not isinstance(found, dict) or not found:
+        return None
+    cached = _count(found.get("prompt_tokens_details"), "cached_tokens") or _count(found, "prompt_cache_hit_tokens")
+    return Usage(
+        prompt_tokens=_count(found, "prompt_tokens"),
+        completion_tokens=_count(found, "completion_tokens"),
+        cached_tokens=cached,
+        reasoning_tokens=_count(found.get("completion_tokens_details"), "reasoning_tokens"),
+    )
+
+
+def _count(found: Any, name: str) -> int:
+    value = found.get(name) if isinstance(found, dict) else None
+    return value if type(value) is int and 0 <= value < 2**53 else 0
+
+
+class Mending(msgspec.Struct, frozen=True):
+    """What is wrong with one choice of a chunk: `role` True adds it, False drops it; `finish` drops a finish_reason."""
+
+    role: bool | None = None
+    finish: bool = False
+
+
+def mend_chunk(
+    data: bytes, mendings: Sequence[Mending] = (), openings: Sequence[int] = (), drop_usage: bool = False
+) -> bytes:
+    """The chunk with a list of choices, each mended as told, and its usage nulled if `drop_usage`.
+
+    `mendings` is empty or has one for each choice, in order. `openings` are indexes of choices that are to be begun
+    in front of the chunk's own, because clients need them in order.
+    """
+    chunk = _raw_object.decode(data)
+    if mendings:
+        choices = _raw_objects.decode(chunk["choices"])
+        for choice, mending in zip(choices, mendings, strict=True):
+            _mend_choice(choice, mending)
+        opened = [_raw_object.decode(_json.encode(_opening(index))) for index in openings]
+        chunk["choices"] = msgspec.Raw(_json.encode(opened + choices))
+    elif chunk.get("choices", _NULL) == _NULL:
+        chunk["choices"] = msgspec.Raw(b"[]")
+    if drop_usage:
+        chunk["usage"] = _NULL
+    return _json.encode(chunk)
+
+
+def _mend_choice(choice: RawObject, mending: Mending) -> None:
+    delta = _raw_object.decode(choice["delta"]) if choice.get("delta", _NULL) != _NULL else {}
+    if mending.role is not None:
+        delta.pop("role", None)
+    if mending.role:
+        delta = {"role": msgspec.Raw(b'"assistant"'), **delta}
+    _name_reasoning(delta)
+    choice["delta"] = msgspec.Raw(_json.encode(delta))
+    if mending.finish:
+        choice["finish_reason"] = _NULL
+
+
+def _opening(index: int) -> dict[str, Any]:
+    return {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+
+
+def mend_completion(body: bytes) -> bytes:
+    """The whole answer with its reasoning, where it stands under another name, as `reasoning_content` too."""
+    answer = _raw_object.decode(body)
+    choices = _raw_objects.decode(answer["choices"])
+    for choice in choices:
+        message = _raw_object.decode(choice["message"])
+        _name_reasoning(message)
+        choice["message"] = msgspec.Raw(_json.encode(message))
+    answer["choices"] = msgspec.Raw(_json.encode(choices))
+    return _json.encode(answer)
+
+
+def misnamed_reasoning(part: Delta | Message) -> bool:
+    """Whether reasoning text stands under `reasoning` alone, as several servers send it."""
+    return bool(part.reasoning) and isinstance(part.reasoning, str) and not part.reasoning_content
+
+
+def _name_reasoning(part: RawObject) -> None:
+    reasoning = part.get("reasoning", _NULL)
+    if bytes(reasoning)[:1] == b'"' and bytes(part.get("reasoning_content", _NULL)) in (b"null", b'""'):
+        part["reasoning_content"] = reasoning
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """One choice of an answer of our own; `reasoning` is empty where the model gave none."""
+
+    index: int
+    content: str
+    finish_reason: str
+    reasoning: str = ""
+
+
+def chunk(
+    answer_id: str,
+    created: int,
+    model: str,
+    index: int,
+    delta: Mapping[str, Any],
+    finish_reason: str | None = None,
+    usage_asked: bool = False,
+) -> bytes:
+    """One event of a stream of our own.
+
+    `created` is in whole Unix seconds. `delta`: ``{"role": "assistant", "content": ""}`` first, then
+    ``{"content": ...}`` or ``{"reasoning_content": ...}``, and ``{}`` with the finish_reason. `usage_asked`: the
+    caller set include_usage, so every chunk says ``usage: null``.
+    """
+    choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    body = _chunk_head(answer_id, created, model, [choice])
+    if usage_asked:
+        body["usage"] = None
+    return event(_json.encode(body))
+
+
+def usage_chunk(answer_id: str, created: int, model: str, usage: Usage) -> bytes:
+    """The last event before [DONE] for a caller that set include_usage."""
+    body = _chunk_head(answer_id, created, model, [])
+    body["usage"] = usage_object(usage)
+    return event(_json.encode(body))
+
+
+def completion(answer_id: str, created: int, model: str, choices: Sequence[Choice], usage: Usage) -> bytes:
+    """A whole answer of our own, as JSON."""
+    return _json.encode(
+        {
+            "id": answer_id,
+            "object": "chat.completion",
+            "created": created,
+            "model": model,
+            "choices": [_choice_object(choice) for choice in choices],
+            "usage": usage_object(usage),
+        }
+    )
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """Usage in OpenAI's form."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": usage.reasoning_tokens,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def _choice_object(choice: Choice) -> dict[str, Any]:
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": choice.content,
+        "refusal": None,
+        "annotations": [],
+    }
+    if choice.reasoning:
+        message["reasoning_content"] = choice.reasoning
+    return {"index": choice.index, "message": message, "logprobs": None, "finish_reason": choice.finish_reason}
+
+
+def _chunk_head(answer_id: str, created: int, model: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "id": answer_id,
+        "object": "chat.completion.chunk",
+        "created": created,
+        "model": model,
+        "choices": choices,
+    }
