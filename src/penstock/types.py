@@ -100,7 +100,7 @@ class Exchange:
         "code",
         "ended",
         "first_event",
-        "key_id",
+        "principal",
         "request_id",
         "started",
         "started_at",
@@ -114,7 +114,7 @@ class Exchange:
         self.request_id = request_id
         self.started = started  # monotonic seconds
         self.started_at = started_at  # Unix seconds
-        self.key_id = ""
+        self.principal: Principal | None = None  # once the key is known
         self.target: Target | None = None
         self.stream = False
         self.status = 0

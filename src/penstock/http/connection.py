@@ -171,9 +171,13 @@ class Request:
             self.connection.transport.write(data)
         self.connection.finished(self)
 
-    def break_off(self) -> None:
-        """Cut a started answer short in a way that the client sees as broken."""
-        self.connection.transport.abort()
+    def ensure_ended(self) -> None:
+        """Whatever happened, this request is over: an answer that was not ended is cut so that the client sees it."""
+        connection = self.connection
+        if connection.active is self:
+            self.keep_alive = False
+            connection.transport.abort()
+            connection.finished(self)
 
 
 class Edge:

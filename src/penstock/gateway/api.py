@@ -1,0 +1,207 @@
+"""The routes of the data plane and the error envelope: what the edge calls for each request.
+
+A route is denied unless it stands in the table. Its head is judged first: path, method, key. Only then is the body
+read, so that nobody without a key can make us hold one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from penstock.errors import MethodNotAllowed, NotFound, Refusal, ServerFault
+from penstock.gateway import accounting, heads
+from penstock.gateway.auth import Auth
+from penstock.gateway.complete import Gateway, complete
+from penstock.gateway.refusals import UpstreamRefusal
+from penstock.gateway.routing import not_found
+from penstock.gateway.telemetry import log
+from penstock.http.connection import Request
+from penstock.types import JSON, Exchange, Principal
+from penstock.wire.envelope import envelope
+
+MODELS = b"/v1/models/"
+PROBES = frozenset((b"/health", b"/ready"))  # probes: no key, no record
+
+_encode = msgspec.json.encode
+_Handler = Callable[[Request, Exchange], Awaitable[None]]
+
+
+class Api:
+    """The application of a worker. `store_ok`: whether the key store answered when the parent last looked."""
+
+    def __init__(self, gateway: Gateway, auth: Auth, ids: heads.RequestIds, trusted_proxies: tuple[str, ...]) -> None:
+        self.gateway = gateway
+        self.auth = auth
+        self.store_ok = True
+        self._ids = ids
+        self._proxies = tuple(ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies)
+        self._created = int(time.time())
+        self._loop = asyncio.get_running_loop()
+        self._routes: dict[bytes, tuple[bytes, _Handler]] = {
+            b"/v1/chat/completions": (b"POST", self._chat),
+            b"/v1/models": (b"GET", self._list_models),
+            b"/health": (b"GET", self._health),
+            b"/ready": (b"GET", self._ready),
+        }
+
+    # -- called by the edge
+
+    def admit(self, request: Request) -> Awaitable[None] | None:
+        exchange = self._ids.open(request)
+        exchange.client = request.peer if not self._proxies else self._client(request)
+        method, _ = self._route(request.path)
+        if request.method != method and not (request.method == b"HEAD" and method == b"GET"):
+            raise MethodNotAllowed(
+                f"{_shown(request.path)} does not accept {_shown(request.method)}; use {method.decode()}.",
+                code="method_not_allowed",
+                headers=((b"Allow", method if method == b"POST" else b"GET, HEAD"),),
+            )
+        if request.path in PROBES:
+            return None
+        fields = request.headers
+        mark = fields.get(b"x-client-request-id")
+        if mark is not None and len(mark) <= 512 and mark.isascii():
+            exchange.client_request_id = mark.decode()
+        principal = self.auth.identify(fields.get(b"authorization"), exchange.client)
+        if isinstance(principal, Principal):
+            exchange.principal = principal
+            return None
+        return _admit_later(exchange, principal)
+
+    async def answer(self, request: Request) -> None:
+        exchange = _exchange(request)
+        try:
+            await self._route(request.path)[1](request, exchange)
+        except Refusal as refusal:
+            self._refuse(request, refusal)
+            self._note(exchange)
+        except Exception:  # noqa: BLE001  # the top edge: our fault must end in an answer
+            log(f"request {exchange.request_id} failed:\n{traceback.format_exc()}")
+            if not request.started:
+                self._refuse(request, ServerFault("The gateway failed on this request; its log says why."))
+        finally:
+            request.ensure_ended()
+
+    def refuse(self, request: Request | None, refusal: Refusal) -> tuple[bytes, bytes]:
+        """For what the edge itself refuses: its record is made here."""
+        exchange = _exchange(request) if request is not None else None
+        if exchange is None:
+            exchange = self._ids.exchange(self._loop.time())
+        rendered = self._render(exchange, refusal)
+        exchange.ended = "refused" if refusal.status < 500 else "failed"
+        self._note(exchange)
+        return rendered
+
+    # -- routes
+
+    def _route(self, path: bytes) -> tuple[bytes, _Handler]:
+        route = self._routes.get(path)
+        if route is not None:
+            return route
+        if path.startswith(MODELS):
+            return b"GET", self._get_model
+        raise NotFound(f"Unknown route: {_shown(path)}.", code="unknown_url")
+
+    async def _chat(self, request: Request, exchange: Exchange) -> None:
+        await complete(self.gateway, request, exchange, self._refuse)
+
+    async def _list_models(self, request: Request, exchange: Exchange) -> None:
+        names = self.gateway.routes.names(_principal(exchange))
+        self._respond(request, exchange, {"object": "list", "data": [self._model(name) for name in names]})
+
+    async def _get_model(self, request: Request, exchange: Exchange) -> None:
+        name = unquote_to_bytes(request.path[len(MODELS) :]).decode("utf-8", "replace")
+        if self.gateway.routes.find(name, _principal(exchange)) is None:
+            refusal = not_found(name)
+            refusal.param = "model"
+            raise refusal
+        self._respond(request, exchange, self._model(name))
+
+    def _model(self, name: str) -> JSON:
+        return {"id": name, "object": "model", "created": self._created, "owned_by": "penstock"}
+
+    async def _health(self, request: Request, exchange: Exchange) -> None:
+        self._respond(request, exchange, {"status": "ok"}, record=False)
+
+    async def _ready(self, request: Request, exchange: Exchange) -> None:
+        """200 when the key store answers and at least one model has a target that can be used; else 503 and why."""
+        down = self.gateway.down
+        usable = self.gateway.routes.usable(down)
+        ready = self.store_ok and usable
+        report = {"status": "ready" if ready else "not ready", "store": self.store_ok, "targets": usable, "down": down}
+        self._respond(request, exchange, report, status=200 if ready else 503, record=False)
+
+    # -- inside
+
+    def _respond(
+        self, request: Request, exchange: Exchange, body: JSON, *, status: int = 200, record: bool = True
+    ) -> None:
+        exchange.status, exchange.ended = status, "ok"
+        if record:
+            self._note(exchange)
+        request.respond(status, heads.lines(exchange, self._loop.time(), heads.JSON_LINES), _encode(body))
+
+    def _refuse(self, request: Request, refusal: Refusal) -> None:
+        headers, body = self._render(_exchange(request), refusal)
+        request.respond(refusal.status, headers, body)
+
+    def _render(self, exchange: Exchange, refusal: Refusal) -> tuple[bytes, bytes]:
+        exchange.status, exchange.code = refusal.status, refusal.code
+        body = refusal.body if isinstance(refusal, UpstreamRefusal) else None
+        headers = heads.lines(exchange, self._loop.time(), heads.JSON_LINES, exchange.target)
+        extra = b"".join(b"%s: %s\r\n" % pair for pair in refusal.headers)
+        return headers + extra, body if body is not None else envelope(refusal)
+
+    def _note(self, exchange: Exchange) -> None:
+        self.gateway.telemetry.notify(accounting.record(exchange, self._loop.time()))
+
+    def _client(self, request: Request) -> str:
+        """The client's address: the last one in x-forwarded-for that is not a proxy of ours, where a proxy tells."""
+        if not self._trusted(request.peer):
+            return request.peer
+        forwarded = request.headers.get(b"x-forwarded-for", b"").decode("ascii", "replace")
+        for address in reversed([part.strip() for part in forwarded.split(",")]):
+            if not _is_address(address):
+                break
+            if not self._trusted(address):
+                return address
+        return request.peer
+
+    def _trusted(self, address: str) -> bool:
+        """A unix socket's peer (no address) is a proxy on this host, and trusted once any proxy is."""
+        return not address or any(ipaddress.ip_address(address) in network for network in self._proxies)
+
+
+async def _admit_later(exchange: Exchange, identified: Awaitable[Principal]) -> None:
+    exchange.principal = await identified
+
+
+def _exchange(request: Request) -> Exchange:
+    assert isinstance(request.context, Exchange)
+    return request.context
+
+
+def _principal(exchange: Exchange) -> Principal:
+    assert exchange.principal is not None
+    return exchange.principal
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _shown(text: bytes) -> str:
+    """A client's own words, fit to be shown back to it."""
+    shown = text[:64].decode("ascii", "replace")
+    return shown if shown.isprintable() else "?"

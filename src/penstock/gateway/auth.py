@@ -1,0 +1,129 @@
+"""Turns the Authorization header into a Principal: from the worker's cache, or by asking the parent.
+
+Only digests are kept and compared, so neither a memory dump nor timing tells a key. The cache holds known and
+unknown keys alike and is emptied whole when the parent says that keys changed: a revoked key stops, and a new one
+works, as soon as that message arrives. An answer that was on its way when keys changed is used but not kept.
+
+An address that sends many bad keys is answered 429 without a lookup for the rest of its minute. A key that is known
+passes all the same: others behind that address are not locked out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Awaitable, Callable
+
+from penstock.errors import AuthenticationFailed, Overloaded, RateLimited
+from penstock.link import KeyAnswer
+from penstock.types import Principal
+
+MAX_TOKEN = 512
+MAX_CACHED = 20_000
+MAX_ADDRESSES = 20_000
+WINDOW = 60.0
+
+Lookup = Callable[[bytes], Awaitable[KeyAnswer]]
+_CHALLENGE = ((b"WWW-Authenticate", b"Bearer"),)
+
+
+class Auth:
+    """Keys as one worker knows them. `on_failure` is told the reason: missing, malformed, unknown or throttled."""
+
+    def __init__(
+        self, lookup: Lookup, clock: Callable[[], float], failures_per_minute: int, on_failure: Callable[[str], None]
+    ) -> None:
+        self._lookup = lookup
+        self._clock = clock
+        self._failures_per_minute = failures_per_minute
+        self._on_failure = on_failure
+        self._cache: dict[bytes, tuple[bytes, Principal | None]] = {}
+        self._epoch = 0
+        self._failures: dict[str, tuple[float, int]] = {}  # address -> start of its window, failures in it
+
+    def forget(self) -> None:
+        """Keys changed: nothing that was known holds."""
+        self._cache.clear()
+        self._epoch += 1
+
+    def identify(self, authorization: bytes | None, address: str) -> Principal | Awaitable[Principal]:
+        """Whose key it is; awaitable where the parent must be asked. Either way raises AuthenticationFailed,
+        RateLimited, or Overloaded when the key store cannot answer."""
+        token = self._token(authorization, address)
+        digest = hashlib.sha256(token).digest()
+        entry = self._cache.get(digest)
+        if entry is None:
+            self._throttle(address)
+            return self._ask(digest, token, address)
+        known, principal = entry
+        if principal is None or not hmac.compare_digest(known, digest):
+            raise self._unknown(token, address)
+        return principal
+
+    def _token(self, authorization: bytes | None, address: str) -> bytes:
+        if authorization is None:
+            self._failed("missing", address)
+            raise AuthenticationFailed(
+                "No API key was provided. Send it in the header 'Authorization: Bearer YOUR_API_KEY'.",
+                headers=_CHALLENGE,
+            )
+        scheme, _, token = authorization.partition(b" ")
+        if scheme.lower() != b"bearer" or not token or b" " in token or len(token) > MAX_TOKEN:
+            self._failed("malformed", address)
+            raise AuthenticationFailed(
+                "The Authorization header is malformed. It must read 'Authorization: Bearer YOUR_API_KEY'.",
+                headers=_CHALLENGE,
+            )
+        return token
+
+    async def _ask(self, digest: bytes, token: bytes, address: str) -> Principal:
+        epoch = self._epoch
+        answer = await self._lookup(digest)
+        if not answer.available:
+            raise Overloaded(
+                "The key store does not answer, so the key could not be checked; try again shortly.",
+                headers=((b"Retry-After", b"1"),),
+            )
+        if epoch == self._epoch:
+            if len(self._cache) >= MAX_CACHED:
+                self._cache.clear()
+            self._cache[digest] = (digest, answer.principal)
+        if answer.principal is None:
+            raise self._unknown(token, address)
+        return answer.principal
+
+    def _unknown(self, token: bytes, address: str) -> AuthenticationFailed:
+        self._throttle(address)
+        self._failed("unknown", address)
+        return AuthenticationFailed(
+            f"Incorrect API key provided: {_masked(token)}. Ask whoever runs this gateway for a key.",
+            headers=_CHALLENGE,
+        )
+
+    def _failed(self, reason: str, address: str) -> None:
+        self._on_failure(reason)
+        now = self._clock()
+        start, count = self._failures.get(address, (now, 0))
+        if now - start >= WINDOW:
+            start, count = now, 0
+        if len(self._failures) >= MAX_ADDRESSES and address not in self._failures:
+            self._failures.clear()
+        self._failures[address] = (start, count + 1)
+
+    def _throttle(self, address: str) -> None:
+        start, count = self._failures.get(address, (0.0, 0))
+        left = start + WINDOW - self._clock()
+        if count >= self._failures_per_minute and left > 0:
+            self._on_failure("throttled")
+            raise RateLimited(
+                "Too many requests with a bad API key came from this address. Correct the key, then try again later.",
+                headers=((b"Retry-After", b"%d" % (int(left) + 1)), (b"x-should-retry", b"false")),
+            )
+
+
+def _masked(token: bytes) -> str:
+    """Enough to recognise one's own key: never more than eight characters, and none of a short one."""
+    text = token.decode("ascii", "replace")
+    if len(text) < 16 or not text.isprintable():
+        return "***"
+    return f"{text[:4]}***{text[-4:]}"

@@ -1,0 +1,82 @@
+"""The path of one chat completion, in order.
+
+Everything that can be cancelled is awaited inside the `try`; the `finally` awaits nothing, so that a client that
+hangs up at any moment finds its upstream cut off, its record made and its observers told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from penstock.errors import Overloaded, Refusal
+from penstock.gateway import accounting
+from penstock.gateway.relay import Heartbeats, Relay
+from penstock.gateway.routing import Routes
+from penstock.gateway.telemetry import Telemetry
+from penstock.gateway.upstream import Upstreams
+from penstock.http.connection import Request
+from penstock.types import Exchange
+from penstock.wire.chat import decode_chat
+
+Refuse = Callable[[Request, Refusal], None]
+
+
+class Gateway:
+    """The stages of a worker, wired together. `down`: providers that cannot be used now, with reasons."""
+
+    __slots__ = ("down", "heartbeats", "routes", "telemetry", "upstreams")
+
+    def __init__(self, routes: Routes, upstreams: Upstreams, telemetry: Telemetry, heartbeats: Heartbeats) -> None:
+        self.routes = routes
+        self.upstreams = upstreams
+        self.telemetry = telemetry
+        self.heartbeats = heartbeats
+        self.down: Mapping[str, str] = {}
+
+
+async def complete(gateway: Gateway, request: Request, exchange: Exchange, refuse: Refuse) -> None:
+    """Answer one request, whose key is known; `refuse` writes a refusal when nothing has been sent."""
+    principal = exchange.principal
+    assert principal is not None
+    gateway.telemetry.begin()
+    relay = Relay(request, exchange, gateway.heartbeats)
+    record = None
+    try:
+        chat = decode_chat(request.body)
+        exchange.stream = chat.stream
+        plan = gateway.routes.plan(chat.model, principal, gateway.down)
+        answer = await gateway.upstreams.open(chat, plan, exchange, relay)
+        await relay.copy(answer)
+        exchange.status, exchange.ended = 200, "ok"
+        # Made before the end is written: what a client has whole is on record.
+        record = accounting.record(exchange, _now())
+        relay.finish(answer)
+    except Refusal as refusal:
+        _give_up(request, exchange, relay, refuse, refusal)
+    except asyncio.CancelledError:
+        exchange.ended = "drained" if request.drained else "hangup"
+        if request.drained:
+            _give_up(
+                request, exchange, relay, refuse, Overloaded("The server shut down before the answer was complete.")
+            )
+    finally:
+        gateway.telemetry.end(record or accounting.record(exchange, _now()))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _give_up(request: Request, exchange: Exchange, relay: Relay, refuse: Refuse, refusal: Refusal) -> None:
+    """Tell the client in the form that is still open: an error answer, or an error in the stream."""
+    exchange.code = refusal.code
+    if request.started:
+        if not request.drained:
+            exchange.ended = "cut"
+        relay.refuse(refusal)
+    else:
+        if not request.drained:
+            exchange.ended = "failed" if refusal.status >= 500 else "refused"
+        exchange.status = refusal.status
+        refuse(request, refusal)

@@ -1,0 +1,54 @@
+"""The header lines that every answer carries, and the ids they name."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from penstock.http.connection import Request
+from penstock.types import Exchange, Target
+
+_VERSION = b"openai-version: 2020-10-01\r\n"
+JSON_LINES = b"Content-Type: application/json\r\n" + _VERSION
+SSE_LINES = b"Content-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\n" + _VERSION
+
+
+class RequestIds:
+    """Ids that sort by time: milliseconds, a counter, and this worker's random mark, in hexadecimal."""
+
+    def __init__(self, wall_clock: Callable[[], float] = time.time, mark: bytes | None = None) -> None:
+        self._wall_clock = wall_clock
+        self._mark = mark if mark is not None else os.urandom(6).hex().encode()
+        self._count = 0
+
+    def open(self, request: Request) -> Exchange:
+        """Give a request, whose head has been read, its exchange."""
+        request.context = exchange = self.exchange(request.received)
+        return exchange
+
+    def exchange(self, started: float) -> Exchange:
+        """A new exchange that began at loop time `started`."""
+        self._count = count = (self._count + 1) & 0xFFFFFF
+        started_at = self._wall_clock()
+        request_id = b"req_%012x%06x%s" % (int(started_at * 1000), count, self._mark)
+        return Exchange(request_id.decode(), started, started_at)
+
+
+def lines(exchange: Exchange, now: float, kind: bytes, target: Target | None = None) -> bytes:
+    """All header lines of an answer: `kind` is JSON_LINES or SSE_LINES; `target` is who answered."""
+    elapsed_ms = int((now - exchange.started) * 1000)
+    request_id = exchange.request_id.encode()
+    if target is None:
+        return b"%sx-request-id: %s\r\nopenai-processing-ms: %d\r\n" % (kind, request_id, elapsed_ms)
+    return b"%sx-request-id: %s\r\nopenai-processing-ms: %d\r\nx-penstock-target: %s\r\n" % (
+        kind,
+        request_id,
+        elapsed_ms,
+        header_value(f"{target.provider}/{target.model}"),
+    )
+
+
+def header_value(text: str) -> bytes:
+    """Text that may hold anything, as a header value that cannot end its line."""
+    return text.encode("ascii", "replace") if text.isprintable() else b"unprintable"

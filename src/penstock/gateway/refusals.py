@@ -1,0 +1,56 @@
+"""What a caller is told when an attempt failed: contract decision 1, in one table."""
+
+from __future__ import annotations
+
+from penstock.errors import (
+    Failure,
+    FailureKind,
+    ModelNotFound,
+    Overloaded,
+    RateLimited,
+    Refusal,
+    UpstreamFailed,
+    UpstreamTimeout,
+)
+from penstock.types import Target
+
+
+class UpstreamRefusal(Refusal):
+    """An upstream's own verdict on the caller's request, passed on with its status and body unchanged."""
+
+    type = "invalid_request_error"
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.status = failure.status  # type: ignore[misc]  # of this instance: 400, 413, 415 or 422
+        self.body = failure.body
+
+
+def refusal_for(failure: Failure, target: Target) -> Refusal:
+    """The refusal that an uncommitted failure becomes."""
+    kind = failure.kind
+    if kind is FailureKind.INVALID:
+        return UpstreamRefusal(failure)
+    if kind is FailureKind.REFUSED_US:
+        if failure.model_missing and target.wildcard:
+            return ModelNotFound(f"The model `{target.model[:64]}` does not exist or you do not have access to it.")
+        return UpstreamFailed(failure.message, code="upstream_refused")
+    if kind is FailureKind.RATE_LIMITED:
+        return RateLimited(failure.message, headers=_retry_after(failure))
+    if kind is FailureKind.UNAVAILABLE and failure.status in (503, 529):
+        return Overloaded(failure.message, code="upstream_overloaded", headers=_retry_after(failure))
+    if kind is FailureKind.TIMEOUT_POOL:
+        return Overloaded(failure.message, code="upstream_overloaded", headers=((b"Retry-After", b"1"),))
+    if kind.value.startswith("timeout"):
+        return UpstreamTimeout(failure.message)
+    if kind is FailureKind.CONNECT:
+        return UpstreamFailed(failure.message, code="upstream_unreachable")
+    return UpstreamFailed(failure.message)
+
+
+def _retry_after(failure: Failure) -> tuple[tuple[bytes, bytes], ...]:
+    """Whole seconds, rounded up, for everyone; milliseconds for the SDKs, which prefer them."""
+    if failure.retry_after is None:
+        return ()
+    wait_ms = max(1, int(failure.retry_after * 1000))
+    return ((b"Retry-After", b"%d" % -(-wait_ms // 1000)), (b"retry-after-ms", b"%d" % wait_ms))

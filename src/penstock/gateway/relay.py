@@ -1,0 +1,102 @@
+"""Copies the answer to the client: head at the commit point, bytes as they come, in-band errors; the end is withheld.
+
+The bytes arrive by callback from the upstream's connection and leave in the same moment, so a stream costs no task
+and no queue. A client that reads slowly pauses the upstream through the request's `flow`. After the first byte the
+status is spent: whatever goes wrong then is told in the stream, as `data: {"error": ...}`, and the connection closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from penstock.errors import Refusal
+from penstock.gateway import heads
+from penstock.gateway.refusals import refusal_for
+from penstock.gateway.upstream import Answer, note
+from penstock.http.connection import Request
+from penstock.types import Exchange
+from penstock.wire.envelope import error_event
+
+PING = b": ping\n\n"
+
+
+class Heartbeats:
+    """Breaks a stream's silence with an SSE comment, so that idle proxies keep the connection."""
+
+    def __init__(self, interval: float) -> None:
+        self.interval = interval
+        self._open: dict[Relay, tuple[int, float]] = {}  # writes seen at a sweep, and when
+
+    def add(self, relay: Relay, now: float) -> None:
+        if self.interval:
+            self._open[relay] = (relay.writes, now)
+
+    def remove(self, relay: Relay) -> None:
+        self._open.pop(relay, None)
+
+    def sweep(self, now: float) -> None:
+        for relay, (writes, since) in list(self._open.items()):
+            if relay.writes != writes:
+                self._open[relay] = (relay.writes, now)
+            elif now - since >= self.interval:
+                relay.write(PING)
+                self._open[relay] = (relay.writes, now)
+
+
+class Relay:
+    """The way of one answer to one client."""
+
+    __slots__ = ("_exchange", "_heartbeats", "_loop", "_request", "writes")
+
+    def __init__(self, request: Request, exchange: Exchange, heartbeats: Heartbeats) -> None:
+        self._request = request
+        self._exchange = exchange
+        self._heartbeats = heartbeats
+        self._loop = asyncio.get_running_loop()
+        self.writes = 0
+
+    # -- Output: called by the answer, synchronously
+
+    def commit(self, answer: Answer, data: bytes) -> None:
+        exchange = self._exchange
+        exchange.status = 200
+        exchange.first_event = now = self._loop.time()
+        self._request.start(200, heads.lines(exchange, now, heads.SSE_LINES, answer.target), data)
+        self._request.flow = answer
+        self._heartbeats.add(self, now)
+
+    def write(self, data: bytes) -> None:
+        self.writes += 1
+        self._request.write(data)
+
+    # -- for the path of a request
+
+    async def copy(self, answer: Answer) -> None:
+        """Wait until the answer has been copied, all but its end. Raises Refusal when it was cut off."""
+        try:
+            if answer.committed:
+                await answer.end()
+        except asyncio.CancelledError:
+            answer.abort()
+            raise
+        finally:
+            note(self._exchange, answer)
+            self._exchange.usage = answer.reader.usage
+            self._request.flow = None
+            self._heartbeats.remove(self)
+        if answer.failure is not None:
+            raise refusal_for(answer.failure, answer.target)
+
+    def finish(self, answer: Answer) -> None:
+        """Write the withheld end of an answer that ended well."""
+        exchange = self._exchange
+        if answer.committed:
+            self._request.end(answer.tail)
+        else:
+            exchange.first_event = now = self._loop.time()
+            self._request.respond(200, heads.lines(exchange, now, heads.JSON_LINES, answer.target), answer.tail)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """End a started stream in an error that clients raise."""
+        self._request.keep_alive = False
+        self._request.end(error_event(refusal))

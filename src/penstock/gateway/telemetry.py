@@ -1,0 +1,207 @@
+"""What is observed of each request: counters, histograms and the access line, all from the one record.
+
+Observers never raise into the path of a request: `notify` is where anything they do wrong ends. Counting is a
+dictionary look-up and an addition; lines are encoded at once, and written by a thread, since standard output may
+block. A reader of standard output that stalls costs lines (counted, and told in the next one), never requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import os
+import sys
+from bisect import bisect_left
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import msgspec
+
+from penstock.link import METRICS, SeriesValue
+from penstock.types import Record
+
+MAX_BUFFERED = 4 * 1024 * 1024
+
+_BOUNDS = {metric.name: metric.bounds for metric in METRICS}
+
+
+class Observer(Protocol):
+    """Told of every finished request."""
+
+    def observe(self, record: Record) -> None: ...
+
+
+class Histogram:
+    """Counts per bucket and the sum of what was observed."""
+
+    __slots__ = ("bounds", "buckets", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.buckets = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def add(self, value: float) -> None:
+        self.buckets[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+class _Timing:
+    """The histograms of one target."""
+
+    __slots__ = ("duration", "first_event")
+
+    def __init__(self) -> None:
+        self.first_event = Histogram(_BOUNDS["penstock_time_to_first_event_seconds"])
+        self.duration = Histogram(_BOUNDS["penstock_request_duration_seconds"])
+
+
+class Metrics:
+    """The worker's own series, cumulative since it started. Labels are configured names and fixed words."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self._requests: dict[tuple[str, str, int, str], int] = {}
+        self._tokens: dict[tuple[str, str, str], int] = {}
+        self._attempts: dict[tuple[str, str], int] = {}
+        self._auth_failures: dict[str, int] = {}
+        self._timings: dict[tuple[str, str], _Timing] = {}
+
+    def auth_failed(self, reason: str) -> None:
+        self._auth_failures[reason] = self._auth_failures.get(reason, 0) + 1
+
+    def observe(self, record: Record) -> None:
+        route, provider = record.route, record.provider
+        key = (route, provider, record.status, record.ended)
+        self._requests[key] = self._requests.get(key, 0) + 1
+        for attempt in record.attempts:
+            tried = (attempt.provider, attempt.outcome)
+            self._attempts[tried] = self._attempts.get(tried, 0) + 1
+        timing = self._timings.get((route, provider))
+        if timing is None:
+            timing = self._timings[route, provider] = _Timing()
+        timing.duration.add(record.duration_ms / 1000)
+        if record.first_event_ms is not None:
+            timing.first_event.add(record.first_event_ms / 1000)
+        usage = record.usage
+        if usage is not None:
+            self._count_tokens(route, provider, "prompt", usage.prompt_tokens)
+            self._count_tokens(route, provider, "completion", usage.completion_tokens)
+            if usage.cached_tokens:
+                self._count_tokens(route, provider, "cached", usage.cached_tokens)
+            if usage.reasoning_tokens:
+                self._count_tokens(route, provider, "reasoning", usage.reasoning_tokens)
+
+    def _count_tokens(self, route: str, provider: str, kind: str, count: int) -> None:
+        key = (route, provider, kind)
+        self._tokens[key] = self._tokens.get(key, 0) + count
+
+    def series(self, connections: int) -> tuple[SeriesValue, ...]:
+        """Everything, for the parent. `connections`: clients connected now."""
+        out = [
+            SeriesValue("penstock_requests_in_flight", (), self.in_flight),
+            SeriesValue("penstock_connections_open", (), connections),
+        ]
+        for (route, provider, status, ended), count in self._requests.items():
+            out.append(SeriesValue("penstock_requests_total", (route, provider, str(status), ended), count))
+        for token_key, count in self._tokens.items():
+            out.append(SeriesValue("penstock_tokens_total", token_key, count))
+        for attempt_key, count in self._attempts.items():
+            out.append(SeriesValue("penstock_attempts_total", attempt_key, count))
+        for reason, count in self._auth_failures.items():
+            out.append(SeriesValue("penstock_auth_failures_total", (reason,), count))
+        for labels, timing in self._timings.items():
+            for name, histogram in (
+                ("penstock_time_to_first_event_seconds", timing.first_event),
+                ("penstock_request_duration_seconds", timing.duration),
+            ):
+                out.append(SeriesValue(name, labels, histogram.sum, tuple(histogram.buckets)))
+        return tuple(out)
+
+
+class AccessLog:
+    """One JSON line per request on standard output, without keys and without prompts."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._dropped = 0
+        self._writing: asyncio.Future[None] | None = None
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="access-log")
+        self._encode = msgspec.json.Encoder().encode
+
+    def observe(self, record: Record) -> None:
+        if self._size > MAX_BUFFERED:
+            self._dropped += 1
+            return
+        line = self._encode(record)
+        self._lines.append(line)
+        self._size += len(line)
+
+    def flush(self) -> None:
+        """Hand what has gathered to the thread, unless it is still busy."""
+        if not self._lines or (self._writing is not None and not self._writing.done()):
+            return
+        loop = asyncio.get_running_loop()
+        self._writing = loop.run_in_executor(self._writer, self._write, self._take())
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.shutdown(wait=True)
+        if self._lines:
+            self._write(self._take())
+
+    def _take(self) -> bytes:
+        if self._dropped:
+            self._lines.append(self._encode({"dropped_access_lines": self._dropped}))
+            self._dropped = 0
+        self._lines.append(b"")
+        data = b"\n".join(self._lines)
+        self._lines = []
+        self._size = 0
+        return data
+
+    def _write(self, data: bytes) -> None:
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError:
+            pass  # nobody reads standard output any more; the gateway serves on
+
+
+class Telemetry:
+    """All observers of a worker."""
+
+    def __init__(self, metrics: Metrics, access_log: AccessLog | None) -> None:
+        self.metrics = metrics
+        self.access_log = access_log
+        self._observers: list[Observer] = [metrics] if access_log is None else [metrics, access_log]
+        self._complaints = 0
+
+    def begin(self) -> None:
+        self.metrics.in_flight += 1
+
+    def end(self, record: Record) -> None:
+        self.metrics.in_flight -= 1
+        self.notify(record)
+
+    def notify(self, record: Record) -> None:
+        """Tell every observer; one that fails does not stop the next, nor the request."""
+        for observer in self._observers:
+            try:
+                observer.observe(record)
+            except Exception as error:  # noqa: BLE001  # observing must not harm what is observed
+                self._complain(observer, error)
+
+    def _complain(self, observer: Observer, error: Exception) -> None:
+        self._complaints += 1
+        if self._complaints <= 10:
+            log(f"observer {type(observer).__name__} failed: {type(error).__name__}: {error}")
+
+
+def log(message: str, write: Callable[[str], object] = sys.stderr.write) -> None:
+    """A line for the operator, on standard error."""
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    write(f"{stamp} penstock: {message}\n")

@@ -1,0 +1,328 @@
+"""The attempt loop until the commit point: prepare, send, classify, repeat or give up; it alone uses http.client.
+
+`open` makes one attempt at the plan's first target, and one more if the connection it reused turned out to be stale:
+no byte of an answer was seen, so the upstream closed an idle connection just as we picked it. This is the only place
+that repeats a call.
+
+An `Answer` is the sink of one attempt. Until the commit point (see DESIGN: the first event with content, reasoning,
+refusal, tool call or finish) nothing reaches the client, so a failure is still an ordinary error answer. From then on
+it pushes bytes straight into its `Output`, from callback to callback: no queue, no task. Its end is withheld: the
+caller writes it after the record is made.
+
+Cancelled anywhere, `open` leaves nothing running: a connection is aborted in the same moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+from penstock.config import Upstream
+from penstock.errors import Failure, FailureKind, ProviderFault
+from penstock.gateway.refusals import refusal_for
+from penstock.gateway.routing import Plan
+from penstock.http.client import ClientConnection, HeaderList, Pool, PoolError
+from penstock.providers.base import Call, Preparation, Provider, Reader, Reply
+from penstock.types import Attempt, Exchange, Target
+from penstock.wire.chat import ChatRequest
+
+HELD_BYTES = 64 * 1024
+MAX_ERROR_BYTES = 256 * 1024
+
+
+class Output(Protocol):
+    """Where a committed stream goes."""
+
+    def commit(self, answer: Answer, data: bytes) -> None:
+        """The first bytes: the response head must be written with them, before this returns."""
+        ...
+
+    def write(self, data: bytes) -> None: ...
+
+
+class Entry:
+    """One provider as a worker uses it."""
+
+    __slots__ = ("config", "pool", "provider")
+
+    def __init__(self, provider: Provider, pool: Pool, config: Upstream) -> None:
+        self.provider = provider
+        self.pool = pool
+        self.config = config
+
+
+class Answer:
+    """One attempt's answer: fed by a connection, read by a provider's reader, pushed into an output."""
+
+    __slots__ = (
+        "_connection",
+        "_ended",
+        "_entry",
+        "_error_status",
+        "_headers",
+        "_held",
+        "_output",
+        "_reader",
+        "_size",
+        "_stream",
+        "committed",
+        "failure",
+        "outcome",
+        "started",
+        "tail",
+        "target",
+    )
+
+    def __init__(self, entry: Entry, target: Target, reader: Reader, output: Output | None) -> None:
+        self.target = target
+        self.tail = b""  # the withheld end, once it has ended well
+        self.failure: Failure | None = None  # why it ended badly
+        self.committed = False
+        self.started = 0.0
+        self.outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # commit point, or failure
+        self._entry = entry
+        self._reader = reader
+        self._output = output
+        self._stream = output is not None
+        self._connection: ClientConnection | None = None
+        self._ended: asyncio.Future[None] | None = None
+        self._error_status = 0
+        self._headers: HeaderList = []
+        self._held: list[bytes] = []
+        self._size = 0
+
+    @property
+    def reader(self) -> Reader:
+        return self._reader
+
+    def send(self, connection: ClientConnection, call: Call) -> None:
+        self._connection = connection
+        connection.send(call.head, call.body, self, self._entry.config.deadlines)
+
+    async def end(self) -> None:
+        """Wait for the end of a committed answer; then either `tail` or `failure` is set."""
+        if self._connection is not None:
+            self._ended = asyncio.get_running_loop().create_future()
+            await self._ended
+
+    def abort(self) -> None:
+        """Give up: the upstream is cut off in this moment."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+
+    # -- flow, for a client that reads slowly
+
+    def pause(self) -> None:
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        if self._connection is not None:
+            self._connection.resume()
+
+    # -- the connection's callbacks
+
+    def on_head(self, status: int, headers: HeaderList) -> None:
+        if not 200 <= status < 300:
+            self._error_status = status
+            self._headers = headers
+
+    def on_data(self, data: bytes) -> None:
+        if self._connection is None:
+            return
+        if self._error_status or not self._stream:
+            self._size += len(data)
+            limit = MAX_ERROR_BYTES if self._error_status else self._entry.config.max_answer_bytes
+            if self._size > limit:
+                self._fail(self._malformed("sent an answer that is too large"))
+                return
+        if self._error_status:
+            self._held.append(data)
+            return
+        try:
+            out = self._reader.feed(data)
+        except ProviderFault as fault:
+            self._fail(fault.failure)
+            return
+        if out:
+            self._push(out)
+        if self._reader.done:
+            self._finish()
+
+    def on_end(self) -> None:
+        if self._connection is None:
+            return
+        if self._error_status:
+            body = b"".join(self._held)
+            self._fail(self._entry.provider.failure(self._error_status, self._headers, body))
+        else:
+            self._finish()
+
+    def on_fault(self, kind: FailureKind, message: str) -> None:
+        if self._connection is not None:
+            self._fail(Failure(kind, f"The provider '{self.target.provider}' {message}."))
+
+    # -- inside
+
+    def _push(self, out: bytes) -> None:
+        output = self._output
+        assert output is not None
+        if self.committed:
+            output.write(out)
+            return
+        self._held.append(out)
+        self._size += len(out)
+        if self._reader.committed or self._size > HELD_BYTES:
+            self._commit()
+
+    def _commit(self) -> None:
+        assert self._output is not None
+        assert self._connection is not None
+        self.committed = True
+        self._connection.first_event_seen()
+        self._output.commit(self, b"".join(self._held))
+        self._held = []
+        if not self.outcome.done():
+            self.outcome.set_result(None)
+
+    def _finish(self) -> None:
+        try:
+            self.tail = self._reader.close()
+        except ProviderFault as fault:
+            self._fail(fault.failure)
+            return
+        if self._stream and not self.committed:
+            self._commit()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.detach()
+        self._settle()
+
+    def _fail(self, failure: Failure) -> None:
+        self.failure = failure
+        self.abort()
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(None)
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    def _malformed(self, what: str) -> Failure:
+        return Failure(FailureKind.MALFORMED, f"The provider '{self.target.provider}' {what}.")
+
+
+class _Collect:
+    """The sink of a preparatory call: its whole reply, or the failure."""
+
+    def __init__(self, provider: str, limit: int) -> None:
+        self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._provider = provider
+        self._limit = limit
+        self._status = 0
+        self._headers: HeaderList = []
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def on_head(self, status: int, headers: HeaderList) -> None:
+        self._status, self._headers = status, headers
+
+    def on_data(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size <= self._limit:
+            self._parts.append(data)
+
+    def on_end(self) -> None:
+        if self.reply.done():
+            return
+        if self._size > self._limit:
+            self.on_fault(FailureKind.MALFORMED, "sent an answer that is too large")
+        else:
+            self.reply.set_result(Reply(self._status, self._headers, b"".join(self._parts)))
+
+    def on_fault(self, kind: FailureKind, message: str) -> None:
+        if not self.reply.done():
+            self.reply.set_exception(ProviderFault(Failure(kind, f"The provider '{self._provider}' {message}.")))
+
+
+class Upstreams:
+    """All providers of a worker."""
+
+    def __init__(self, entries: dict[str, Entry]) -> None:
+        self._entries = entries
+
+    async def open(self, chat: ChatRequest, plan: Plan, exchange: Exchange, output: Output) -> Answer:
+        """An answer that is committed (streamed) or whole (not streamed). Raises Refusal when there is none."""
+        target = plan.targets[0]
+        exchange.target = target
+        answer = await self._attempt(chat, target, exchange, output)
+        if answer.failure is not None and answer.failure.kind is FailureKind.STALE:
+            note(exchange, answer)
+            answer = await self._attempt(chat, target, exchange, output)
+        if answer.failure is not None and not answer.committed:
+            note(exchange, answer)
+            raise refusal_for(answer.failure, target)
+        return answer
+
+    async def _attempt(self, chat: ChatRequest, target: Target, exchange: Exchange, output: Output) -> Answer:
+        entry = self._entries[target.provider]
+        answer = Answer(entry, target, entry.provider.reader(chat, target), output if chat.stream else None)
+        answer.started = time.monotonic()
+        try:
+            call = entry.provider.prepare(chat, target)
+            if not isinstance(call, Call):
+                call = await self._prepare(entry, target, call)
+            answer.send(entry.pool.take() or await entry.pool.connect(), call)
+            await answer.outcome
+        except PoolError as error:
+            failure = error.failure
+            answer.failure = Failure(failure.kind, f"The provider '{target.provider}' {failure.message}.")
+        except ProviderFault as fault:
+            answer.failure = fault.failure
+        except asyncio.CancelledError:
+            answer.abort()
+            note(exchange, answer, "cancelled")
+            raise
+        return answer
+
+    async def _prepare(self, entry: Entry, target: Target, steps: Preparation) -> Call:
+        """Make the calls that the provider needs answered first."""
+        try:
+            step = next(steps)
+            while True:
+                reply = await self._ask(entry, target, step)
+                if not 200 <= reply.status < 300:
+                    raise ProviderFault(entry.provider.failure(reply.status, reply.headers, reply.body))
+                step = steps.send(reply)
+        except StopIteration as stop:
+            call: Call = stop.value
+            return call
+        finally:
+            steps.close()
+
+    async def _ask(self, entry: Entry, target: Target, call: Call) -> Reply:
+        connection = entry.pool.take() or await entry.pool.connect()
+        sink = _Collect(target.provider, entry.config.max_answer_bytes)
+        connection.send(call.head, call.body, sink, entry.config.deadlines)
+        try:
+            return await sink.reply
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
+
+
+def note(exchange: Exchange, answer: Answer, outcome: str = "ok") -> None:
+    """Put a finished attempt on the exchange; its failure, if any, is its outcome."""
+    failure = answer.failure
+    exchange.attempts.append(
+        Attempt(
+            provider=answer.target.provider,
+            model=answer.target.model,
+            status=failure.status if failure is not None else 200 if outcome == "ok" else 0,
+            outcome=failure.kind.value if failure is not None else outcome,
+            duration_ms=round((time.monotonic() - answer.started) * 1000, 3),
+        )
+    )

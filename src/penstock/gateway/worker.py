@@ -1,0 +1,236 @@
+"""A worker: takes its configuration from the link, wires the data path together, serves, and drains.
+
+Started by the parent as `python -m penstock.gateway.worker FD`, where FD is its end of the link. It imports only the
+data path. Nothing of it outlives the parent: when the link closes, it stops at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import os
+import signal
+import socket
+import ssl
+import sys
+
+import uvloop
+
+from penstock import link
+from penstock.config import Config, Upstream
+from penstock.gateway import heads
+from penstock.gateway.api import Api
+from penstock.gateway.auth import Auth
+from penstock.gateway.complete import Gateway
+from penstock.gateway.relay import Heartbeats
+from penstock.gateway.routing import Routes
+from penstock.gateway.telemetry import AccessLog, Metrics, Telemetry, log
+from penstock.gateway.upstream import Entry, Upstreams
+from penstock.http.client import SWEEP, Pool
+from penstock.http.server import Server
+from penstock.providers import registry
+from penstock.types import EngineAddress
+
+LOOKUP_SECONDS = 5.0
+
+
+class Worker:
+    """One worker's objects, and its side of the conversation with the parent."""
+
+    def __init__(self) -> None:
+        self.started: asyncio.Future[link.Start | None] = asyncio.get_running_loop().create_future()
+        self.drained: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self.closed = asyncio.Event()
+        self.channel: link.Channel | None = None
+        self._lookups: dict[int, asyncio.Future[link.KeyAnswer]] = {}
+        self._refs = itertools.count(1)
+        self._health = link.Health(store_ok=True, engines_down={})
+        self._auth: Auth | None = None
+        self._api: Api | None = None
+        self._server: Server | None = None
+        self._metrics = Metrics()
+
+    # -- the link
+
+    def on_message(self, message: link.Message) -> None:
+        match message:
+            case link.Start():
+                self.started.set_result(message)
+            case link.KeyAnswer():
+                waiting = self._lookups.pop(message.ref, None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(message)
+            case link.KeysChanged():
+                if self._auth is not None:
+                    self._auth.forget()
+            case link.Health():
+                self._health = message
+                self._apply_health()
+            case link.SnapshotRequest():
+                self._send_snapshot(message.ref)
+            case link.Drain():
+                if not self.drained.done():
+                    self.drained.set_result(message.limit)
+            case _:
+                log(f"unexpected message on the link: {type(message).__name__}")
+
+    def on_closed(self) -> None:
+        self.channel = None
+        self.closed.set()
+        if not self.started.done():
+            self.started.set_result(None)
+
+    async def lookup(self, digest: bytes) -> link.KeyAnswer:
+        """Ask the parent whose key this is."""
+        ref = next(self._refs)
+        if self.channel is None:
+            return link.KeyAnswer(ref, None, available=False)
+        waiting: asyncio.Future[link.KeyAnswer] = asyncio.get_running_loop().create_future()
+        self._lookups[ref] = waiting
+        try:
+            self.channel.send(link.KeyLookup(ref, digest))
+            async with asyncio.timeout(LOOKUP_SECONDS):
+                return await waiting
+        except TimeoutError:
+            return link.KeyAnswer(ref, None, available=False)
+        finally:
+            self._lookups.pop(ref, None)
+
+    def _apply_health(self) -> None:
+        if self._api is not None:
+            self._api.store_ok = self._health.store_ok
+            self._api.gateway.down = self._health.engines_down
+
+    def _send_snapshot(self, ref: int) -> None:
+        if self.channel is not None:
+            connections = len(self._server.edge.connections) if self._server is not None else 0
+            self.channel.send(link.Snapshot(ref, self._metrics.series(connections)))
+
+    # -- serving
+
+    async def run(self, start: link.Start) -> None:
+        """Serve until told to drain, or until the parent is gone."""
+        config = start.config
+        loop = asyncio.get_running_loop()
+        entries = {name: _entry(upstream, start.engines) for name, upstream in config.providers.items()}
+        heartbeats = Heartbeats(config.server.limits.heartbeat)
+        access_log = AccessLog(sys.stdout.fileno()) if config.server.access_log else None
+        telemetry = Telemetry(self._metrics, access_log)
+        gateway = Gateway(Routes(config.models), Upstreams(entries), telemetry, heartbeats)
+        auth = Auth(self.lookup, loop.time, config.server.auth_failures, self._metrics.auth_failed)
+        api = Api(gateway, auth, heads.RequestIds(), config.server.trusted_proxies)
+        self._auth, self._api = auth, api
+        self._apply_health()
+        self._server = server = Server(api, config.server.limits)
+        tls = Certificate(config) if config.server.tls_cert is not None else None
+        for descriptor in start.listen_fds:
+            sock = socket.socket(fileno=descriptor)
+            sock.setblocking(False)
+            # A local proxy on the unix socket does not need TLS, nor has it a name to verify.
+            context = tls.context if tls is not None and sock.family != socket.AF_UNIX else None
+            await server.listen(sock, context)
+        if self.channel is not None:
+            self.channel.send(link.Ready())
+        gc.collect()
+        gc.freeze()  # what exists now lives for ever: later collections need not visit it
+        sweeping = asyncio.create_task(self._sweep(entries, heartbeats, access_log))
+        reading = asyncio.create_task(self._refresh(entries, tls))
+        draining = asyncio.create_task(self._drain_when_told(server))
+        gone = asyncio.create_task(self.closed.wait())
+        await asyncio.wait([draining, gone, sweeping, reading], return_when=asyncio.FIRST_COMPLETED)
+        for task in (sweeping, reading, draining, gone):
+            task.cancel()
+        for entry in entries.values():
+            entry.pool.close()
+        if access_log is not None:
+            access_log.close()
+        self._send_snapshot(0)
+
+    async def _drain_when_told(self, server: Server) -> None:
+        await server.drain(await self.drained)
+
+    async def _sweep(self, entries: dict[str, Entry], heartbeats: Heartbeats, access_log: AccessLog | None) -> None:
+        """What must happen often, and is cheap."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP)
+            for entry in entries.values():
+                entry.pool.sweep()
+            heartbeats.sweep(loop.time())
+            if access_log is not None:
+                access_log.flush()
+
+    async def _refresh(self, entries: dict[str, Entry], tls: Certificate | None) -> None:
+        """What must happen every second, and may touch a file."""
+        while True:
+            await asyncio.sleep(1.0)
+            self._send_snapshot(0)
+            for entry in entries.values():
+                entry.provider.refresh()
+            if tls is not None:
+                tls.refresh()
+
+
+class Certificate:
+    """The server's TLS context; new handshakes use the files as they are now."""
+
+    def __init__(self, config: Config) -> None:
+        assert config.server.tls_cert is not None
+        self._cert = config.server.tls_cert
+        self._key = config.server.tls_key
+        self._seen = self._marks()
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.context.set_alpn_protocols(["http/1.1"])
+        self.context.load_cert_chain(self._cert, self._key)
+
+    def refresh(self) -> None:
+        """Load the files again if they changed; a pair that does not fit is left for the next look."""
+        marks = self._marks()
+        if marks == self._seen:
+            return
+        try:
+            self.context.load_cert_chain(self._cert, self._key)
+        except (OSError, ssl.SSLError) as error:
+            log(f"the TLS certificate changed but cannot be loaded, the old one stays: {error}")
+        else:
+            log("the TLS certificate was loaded again")
+        self._seen = marks
+
+    def _marks(self) -> tuple[tuple[int, int, int], ...]:
+        marks = []
+        for path in (self._cert, self._key):
+            if path is None:
+                continue
+            try:
+                found = os.stat(path)
+            except OSError:
+                marks.append((0, 0, 0))  # being replaced just now
+            else:
+                marks.append((found.st_ino, found.st_mtime_ns, found.st_size))
+        return tuple(marks)
+
+
+def _entry(upstream: Upstream, engines: dict[str, EngineAddress]) -> Entry:
+    provider = registry.build(upstream, engines.get(upstream.name))
+    return Entry(provider, Pool(provider.origin, upstream), upstream)
+
+
+async def _main(descriptor: int) -> None:
+    # The parent decides when to stop: a Ctrl-C reaches the whole process group, and would end streams at once.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    worker = Worker()
+    sock = socket.socket(fileno=descriptor)
+    sock.setblocking(False)
+    worker.channel = await link.connect(sock, worker.on_message, worker.on_closed)
+    start = await worker.started
+    if start is not None:
+        await worker.run(start)
+    if worker.channel is not None:
+        worker.channel.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(_main(int(sys.argv[1])))
