@@ -1,0 +1,215 @@
+"""The provider for OpenAI and for every server that speaks its Chat Completions form.
+
+The request goes out as it came in, but for what must differ at this target: the model's name, the request for usage,
+the name of the token limit. Those members are patched into the original bytes; unknown ones survive byte for byte. The
+request head is made in advance, one per key and form of answer; the caller's own key and headers never travel.
+
+`Dialect` says in what one service differs from another; a service is a row of `providers.registry`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import urlencode, urlsplit
+
+import msgspec
+
+from penstock import __version__
+from penstock.errors import Failure
+from penstock.providers.base import Call, Origin, Reader
+from penstock.providers.openai_answer import BodyReader, StreamReader
+from penstock.providers.openai_errors import failure_of
+from penstock.providers.secrets import Secret
+from penstock.types import Target
+from penstock.wire.chat import ChatRequest
+from penstock.wire.patch import patch
+
+# Fields that the client or the form of the request decides.
+_RESERVED = frozenset({"accept", "accept-encoding", "connection", "content-encoding", "content-length", "content-type"})
+_RESERVED |= {"expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
+_FIELD_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_URL = re.compile(r"[\x21-\x7e]+")
+_HOST = re.compile(r"[A-Za-z0-9_.:-]+")
+_PORTS = {"http": 80, "https": 443}
+
+_ASK_USAGE = b'{"include_usage":true}'
+
+
+class Dialect(msgspec.Struct, frozen=True):
+    """In what a service differs from OpenAI's published form.
+
+    `base_url`: the service's own; None where the user has to give it. `key_env`: the environment variable that
+    usually holds its key, used for the service's own base_url alone. `token_limit`: the only name of the token limit
+    that models understand, by prefix of the model's name, the first match deciding; elsewhere both names are.
+    `stream_options`: whether it takes that parameter; where not, it reports usage unasked.
+    """
+
+    base_url: str | None
+    key_env: str | None = None
+    token_limit: tuple[tuple[str, str], ...] = ()
+    stream_options: bool = True
+
+
+class OpenAISettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a user configures. `api_key` and the values of `headers`: env:NAME, file:/path or the value itself.
+
+    Of several keys, each request takes the next. `query` is added to the URL of every request.
+    """
+
+    base_url: str | None = None
+    api_key: str | tuple[str, ...] | None = None
+    headers: dict[str, str] = {}
+    query: dict[str, str] = {}
+
+
+class _StreamOptions(msgspec.Struct):
+    stream_options: dict[str, msgspec.Raw]
+
+
+_decode_stream_options = msgspec.json.Decoder(_StreamOptions).decode
+
+
+class OpenAI:
+    """One configured upstream; see `providers.base.Provider`. Raises ValueError for settings that cannot work."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: OpenAISettings,
+        dialect: Dialect,
+        environ: Mapping[str, str],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = name
+        self._dialect = dialect
+        self._now = now
+        where = f"providers.{name}"
+        base_url = settings.base_url or dialect.base_url
+        if base_url is None:
+            raise ValueError(f"{where}.base_url: missing; say where this server listens")
+        self.origin, path = _locate(base_url, f"{where}.base_url")
+        query = f"?{urlencode(settings.query)}" if settings.query else ""
+        self._start = f"POST {path}/chat/completions{query} HTTP/1.1\r\nhost: {_authority(self.origin)}\r\n"
+        references = (settings.api_key,) if isinstance(settings.api_key, str) else settings.api_key or ()
+        if settings.base_url is None and not references and dialect.key_env is not None:
+            references = (f"env:{dialect.key_env}",)
+        self._keys = [Secret(reference, f"{where}.api_key", environ) for reference in references]
+        self._headers = _extra_headers(settings.headers, bool(references), f"{where}.headers", environ)
+        self._heads: list[tuple[bytes, bytes]] = []
+        self._turn = 0
+        self._make_heads()
+
+    def prepare(self, chat: ChatRequest, target: Target) -> Call:
+        """The call that answers `chat` at `target`."""
+        put: dict[str, bytes] = {}
+        drop: tuple[str, ...] = ()
+        if target.model != chat.model:
+            put["model"] = msgspec.json.encode(target.model)
+        if chat.stream and not (chat.include_usage and self._dialect.stream_options):
+            drop = self._patch_stream_options(chat, put)
+        if self._dialect.token_limit and ("max_tokens" in chat.fields or "max_completion_tokens" in chat.fields):
+            drop += self._patch_token_limit(chat, target.model, put)
+        body = patch(chat.body, put, drop) if put or drop else chat.body
+        heads = self._heads
+        if len(heads) == 1:
+            return Call(heads[0][chat.stream], body)
+        self._turn = (self._turn + 1) % len(heads)
+        return Call(heads[self._turn][chat.stream], body)
+
+    def reader(self, chat: ChatRequest, target: Target) -> Reader:
+        """A new reader for the answer to that call."""
+        if chat.stream:
+            return StreamReader(self.name, chat.include_usage, chat.n)
+        return BodyReader(self.name)
+
+    def failure(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> Failure:
+        """Classify an answer outside 2xx."""
+        return failure_of(self.name, status, headers, body, self._now())
+
+    def refresh(self) -> None:
+        """Read changed secret files again."""
+        changed = [secret.refresh() for secret in (*self._keys, *self._headers.values())]
+        if any(changed):
+            self._make_heads()
+
+    def _make_heads(self) -> None:
+        extra = "".join(f"{name}: {secret.value}\r\n" for name, secret in self._headers.items())
+        if "user-agent" not in self._headers:
+            extra += f"user-agent: penstock/{__version__}\r\n"
+        credentials = [f"authorization: Bearer {key.value}\r\n" for key in self._keys] or [""]
+        self._heads = [
+            (
+                f"{self._start}{credential}{extra}content-type: application/json\r\naccept: {plain}\r\n".encode(),
+                f"{self._start}{credential}{extra}content-type: application/json\r\naccept: {stream}\r\n".encode(),
+            )
+            for credential in credentials
+            for plain, stream in [("application/json", "text/event-stream")]
+        ]
+
+    def _patch_stream_options(self, chat: ChatRequest, put: dict[str, bytes]) -> tuple[str, ...]:
+        """Ask for usage, keeping the caller's other options; return what to drop where the service refuses them."""
+        given = "stream_options" in chat.fields
+        if not self._dialect.stream_options:
+            return ("stream_options",) if given else ()
+        if given:
+            options = _decode_stream_options(chat.body).stream_options
+            put["stream_options"] = msgspec.json.encode({**options, "include_usage": True})
+        else:
+            put["stream_options"] = _ASK_USAGE
+        return ()
+
+    def _patch_token_limit(self, chat: ChatRequest, model: str, put: dict[str, bytes]) -> tuple[str, ...]:
+        """Give the token limit under the name that the model understands; return the name to drop."""
+        for prefix, understood in self._dialect.token_limit:
+            if model.startswith(prefix):
+                other = "max_tokens" if understood == "max_completion_tokens" else "max_completion_tokens"
+                if other not in chat.fields:
+                    return ()
+                put[understood] = msgspec.json.encode(chat.max_tokens)
+                return (other,)
+        return ()
+
+
+def _locate(base_url: str, where: str) -> tuple[Origin, str]:
+    """The origin and the path, without a slash at its end, of a base URL."""
+    if not _URL.fullmatch(base_url):
+        raise ValueError(f"{where}: holds a space, a control or a non-ASCII character, or is empty")
+    try:
+        url = urlsplit(base_url)
+        port = url.port
+    except ValueError as error:
+        raise ValueError(f"{where}: not a URL: {error}") from error
+    if url.scheme not in _PORTS or not _HOST.fullmatch(url.hostname or ""):
+        raise ValueError(f"{where}: must look like https://host/v1 or http://host:port/v1")
+    if "@" in url.netloc:
+        raise ValueError(f"{where}: must not hold a user or password; use api_key or headers")
+    if url.query or url.fragment or "?" in base_url:
+        raise ValueError(f"{where}: must not hold a query or fragment; use query")
+    if port == 0:
+        raise ValueError(f"{where}: port 0 cannot be connected to")
+    return Origin(url.scheme, url.hostname or "", port or _PORTS[url.scheme]), url.path.rstrip("/")
+
+
+def _authority(origin: Origin) -> str:
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    return host if origin.port == _PORTS[origin.scheme] else f"{host}:{origin.port}"
+
+
+def _extra_headers(
+    headers: Mapping[str, str], has_key: bool, where: str, environ: Mapping[str, str]
+) -> dict[str, Secret]:
+    found: dict[str, Secret] = {}
+    for given, reference in headers.items():
+        name = given.lower()
+        if not _FIELD_NAME.fullmatch(name):
+            raise ValueError(f"{where}: {given!r} is not a header field's name")
+        if name in _RESERVED:
+            raise ValueError(f"{where}: {name} cannot be set")
+        if name == "authorization" and has_key:
+            raise ValueError(f"{where}: authorization cannot be set beside api_key")
+        if name in found:
+            raise ValueError(f"{where}: {name} is given twice")
+        found[name] = Secret(reference, f"{where}.{name}", environ)
+    return found

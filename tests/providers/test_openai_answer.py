@@ -1,0 +1,433 @@
+"""Recorded answers in, events and bodies out: what is relayed, mended, withheld and refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.errors import Failure, FailureKind, ProviderFault
+from penstock.providers.openai_answer import MAX_STRAY_BYTES, BodyReader, StreamReader
+from penstock.types import Usage
+from penstock.wire.sse import event
+
+HEAD = (
+    b'{"id":"chatcmpl-9f2b","object":"chat.completion.chunk","created":1760000000,"model":"gpt-5.4",'
+    b'"system_fingerprint":"fp_44709d6fcb"'
+)
+DONE = b"data: [DONE]\n\n"
+
+
+def choices(*found: bytes, more: bytes = b"") -> bytes:
+    return event(HEAD + b',"choices":[' + b",".join(found) + b"]" + more + b"}")
+
+
+def step(delta: bytes, finish: bytes = b"null", index: int = 0) -> bytes:
+    return b'{"index":%d,"delta":%b,"logprobs":null,"finish_reason":%b}' % (index, delta, finish)
+
+
+ROLE = choices(step(b'{"role":"assistant","content":""}'))
+TEXT = choices(step(b'{"content":"Par\xc3\xads"}'))
+STOP = choices(step(b"{}", b'"stop"'))
+USAGE_NULL = choices(step(b'{"content":"x"}'), more=b',"usage":null')
+FIGURES = (
+    b'{"prompt_tokens":87,"completion_tokens":100,"total_tokens":187,"prompt_tokens_details":{"cached_tokens":64},'
+    b'"completion_tokens_details":{"reasoning_tokens":20}}'
+)
+USAGE = choices(more=b',"usage":' + FIGURES)
+COUNTED = Usage(87, 100, 64, 20)
+
+
+def stream_reader(usage_asked: bool = False, n: int = 1) -> StreamReader:
+    return StreamReader("acme", usage_asked, n)
+
+
+def relay(*pieces: bytes, usage_asked: bool = False, n: int = 1) -> bytes:
+    reader = stream_reader(usage_asked, n)
+    return b"".join([reader.feed(piece) for piece in pieces]) + reader.close()
+
+
+def fault_of(*pieces: bytes, usage_asked: bool = False) -> Failure:
+    with pytest.raises(ProviderFault) as fault:
+        relay(*pieces, usage_asked=usage_asked)
+    return fault.value.failure
+
+
+def deltas(sent: bytes) -> list[dict[str, Any]]:
+    """Every choice of every chunk in what the client gets, in order."""
+    events = sent.removesuffix(b"\n\n").split(b"\n\n")
+    assert events[-1] == b"data: [DONE]"
+    return [choice for one in events[:-1] for choice in msgspec.json.decode(one[6:])["choices"]]
+
+
+def test_events_in_order_go_out_as_the_very_bytes_that_came_in() -> None:
+    reader = stream_reader()
+    assert reader.feed(ROLE) == ROLE
+    assert reader.feed(TEXT) is TEXT
+    assert reader.feed(USAGE_NULL + TEXT) == USAGE_NULL + TEXT
+    assert reader.feed(STOP) is STOP
+    assert reader.feed(DONE) == b""
+    assert reader.done
+    assert reader.close() == DONE
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        b'{"content":"a"}',
+        b'{"refusal":"no"}',
+        b'{"reasoning_content":"hm"}',
+        b'{"reasoning":"hm"}',
+        b'{"tool_calls":[{"index":0,"id":"c","type":"function","function":{"name":"f","arguments":""}}]}',
+        b'{"function_call":{"name":"f","arguments":""}}',
+    ],
+)
+def test_the_first_event_that_says_something_commits_the_answer(delta: bytes) -> None:
+    reader = stream_reader()
+    assert reader.feed(b": hello\n\n") == b""
+    assert reader.feed(ROLE) == ROLE
+    assert not reader.committed
+    reader.feed(choices(step(delta)))
+    assert reader.committed
+
+
+def test_a_finish_alone_commits_an_empty_answer() -> None:
+    reader = stream_reader()
+    reader.feed(ROLE)
+    reader.feed(STOP)
+    assert reader.committed
+    assert reader.close() == DONE
+
+
+def test_usage_that_was_not_asked_for_is_noted_and_dropped() -> None:
+    reader = stream_reader()
+    sent = reader.feed(ROLE + TEXT + STOP + USAGE + DONE) + reader.close()
+    assert sent == ROLE + TEXT + STOP + DONE
+    assert reader.usage == COUNTED
+
+
+def test_usage_that_was_asked_for_is_the_last_chunk_whatever_came_after_it() -> None:
+    reader = stream_reader(usage_asked=True)
+    sent = reader.feed(ROLE + TEXT + USAGE + STOP + DONE) + reader.close()
+    assert sent == ROLE + TEXT + STOP + USAGE + DONE
+    assert reader.usage == COUNTED
+
+
+def test_a_usage_chunk_without_choices_gets_them() -> None:
+    lacking = event(HEAD + b',"usage":' + FIGURES + b"}")
+    assert (
+        relay(ROLE, STOP, lacking, usage_asked=True)
+        == ROLE + STOP + event(HEAD + b',"usage":' + FIGURES + b',"choices":[]}') + DONE
+    )
+
+
+def test_usage_beside_a_choice_is_nulled_where_it_was_not_asked_for() -> None:
+    both = choices(step(b"{}", b'"stop"'), more=b',"usage":' + FIGURES)
+    reader = stream_reader()
+    sent = reader.feed(ROLE + both + DONE) + reader.close()
+    assert sent == ROLE + choices(step(b"{}", b'"stop"'), more=b',"usage":null') + DONE
+    assert reader.usage == COUNTED
+    assert relay(ROLE, both, DONE, usage_asked=True) == ROLE + both + DONE
+
+
+def test_chunks_without_a_choice_reach_only_callers_that_asked_for_usage() -> None:
+    notice = choices(more=b',"prompt_filter_results":[]')
+    assert relay(notice, ROLE, STOP) == ROLE + STOP + DONE
+    assert relay(notice, ROLE, STOP, usage_asked=True) == notice + ROLE + STOP + DONE
+
+
+def test_comments_fields_and_line_ends_are_brought_to_the_plain_form() -> None:
+    odd = b": hi\r\nid: 1\r\nevent: message\r\n" + ROLE.replace(b"\n", b"\r\n") + b"data:\n\n" + TEXT + STOP
+    assert relay(odd) == ROLE + TEXT + STOP + DONE
+
+
+def test_all_after_the_end_is_ignored() -> None:
+    reader = stream_reader()
+    assert reader.feed(ROLE + STOP + DONE + b"data: garbage\n\n") == ROLE + STOP
+    assert reader.feed(TEXT) == b""
+    assert reader.close() == DONE
+
+
+@pytest.mark.parametrize("ending", [b"", b"data: [DONE]", b"data: [DONE]\n", b"data: [DONE] \r\n\r\n", b"data: [DO"])
+def test_an_answer_whose_choices_are_finished_is_whole_however_it_ends(ending: bytes) -> None:
+    assert relay(ROLE + TEXT + STOP + ending) == ROLE + TEXT + STOP + DONE
+
+
+def test_a_last_event_that_lacks_its_blank_line_is_delivered_with_it() -> None:
+    assert relay(ROLE, TEXT, STOP[:-2]) == ROLE + TEXT + STOP + DONE
+
+
+@pytest.mark.parametrize("ending", [b"", DONE, TEXT[:-20], TEXT[:-1]])
+def test_an_answer_without_a_finish_reason_is_incomplete(ending: bytes) -> None:
+    failure = fault_of(ROLE, TEXT, ending)
+    assert failure.kind is FailureKind.INCOMPLETE
+    assert failure.message == "The provider 'acme' ended its answer without a finish_reason."
+
+
+def test_every_choice_seen_has_to_finish() -> None:
+    first, second = choices(step(b'{"role":"assistant"}')), choices(step(b'{"role":"assistant"}', index=1))
+    with pytest.raises(ProviderFault):
+        relay(first, second, STOP, DONE, n=2)
+    last = choices(step(b"{}", b'"length"', index=1))
+    assert relay(first, second, STOP, last, DONE, n=2) == first + second + STOP + last + DONE
+
+
+def test_a_missing_role_is_put_in_and_a_repeated_one_taken_out() -> None:
+    bare = choices(step(b'{"content":"a"}'))
+    repeated = choices(step(b'{"role":"assistant","content":"b"}'))
+    empty = choices(step(b'{"role":"","content":"c"}'))
+    sent = relay(bare, repeated, empty, STOP)
+    assert [choice["delta"] for choice in deltas(sent)] == [
+        {"role": "assistant", "content": "a"},
+        {"content": "b"},
+        {"content": "c"},
+        {},
+    ]
+
+
+def test_a_null_or_missing_delta_becomes_an_empty_one() -> None:
+    sent = relay(ROLE, choices(step(b"null")), choices(b'{"index":0,"finish_reason":"stop"}'))
+    assert [choice["delta"] for choice in deltas(sent)[1:]] == [{}, {}]
+
+
+def test_a_second_or_empty_finish_reason_becomes_null() -> None:
+    sent = relay(ROLE, choices(step(b'{"content":"a"}', b'""')), STOP, STOP)
+    assert [choice["finish_reason"] for choice in deltas(sent)] == [None, None, "stop", None]
+
+
+def test_choices_are_begun_in_the_order_of_their_indexes() -> None:
+    second = choices(step(b'{"role":"assistant","content":"b"}', index=1))
+    sent = relay(second, ROLE, STOP, choices(step(b"{}", b'"stop"', index=1)), n=2)
+    found = deltas(sent)
+    assert [choice["index"] for choice in found] == [0, 1, 0, 0, 1]
+    assert [choice["delta"].get("role") for choice in found] == ["assistant", "assistant", None, None, None]
+
+
+@pytest.mark.parametrize("index", [-1, 1, 10**12])
+def test_a_choice_that_was_not_asked_for_is_refused(index: int) -> None:
+    assert fault_of(choices(step(b'{"content":"a"}', index=index))).kind is FailureKind.MALFORMED
+
+
+def test_reasoning_is_relayed_under_the_name_that_clients_know() -> None:
+    sent = relay(ROLE, choices(step(b'{"content":"","reasoning":"hm"}')), STOP)
+    assert deltas(sent)[1]["delta"] == {"content": "", "reasoning": "hm", "reasoning_content": "hm"}
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (b'{"error":{"message":"m","type":"server_error","code":null}}', FailureKind.UNAVAILABLE),
+        (b'{"error":{"message":"m","code":429}}', FailureKind.RATE_LIMITED),
+        (b'{"error":{"message":"m","type":"tokens","code":"rate_limit_exceeded"}}', FailureKind.RATE_LIMITED),
+        (b'{"error":{"message":"m","type":"invalid_request_error","code":"invalid_api_key"}}', FailureKind.REFUSED_US),
+        (b'{"error":{"message":"m","type":"BadRequestError","code":400}}', FailureKind.INVALID),
+        (b'{"object":"error","message":"m","type":"BadRequestError","code":400}', FailureKind.INVALID),
+        (b'{"error":"overloaded"}', FailureKind.UNAVAILABLE),
+    ],
+)
+def test_an_error_in_the_answer_ends_it_by_what_it_says(error: bytes, kind: FailureKind) -> None:
+    for pieces in (
+        (event(error),),
+        (ROLE, event(error)),
+        (ROLE + TEXT, event(error)),
+        (error,),
+        (ROLE + event(error),),
+    ):
+        assert fault_of(*pieces).kind is kind
+
+
+def test_an_invalid_request_in_the_answer_carries_the_upstreams_own_envelope() -> None:
+    error = b'{"error":{"message":"too long","type":"invalid_request_error","code":"context_length_exceeded"}}'
+    failure = fault_of(event(error))
+    assert failure.status == 400
+    assert failure.body == error
+
+
+def test_an_error_before_the_commit_point_takes_back_what_came_with_it() -> None:
+    reader = stream_reader()
+    reader.feed(ROLE)
+    with pytest.raises(ProviderFault):
+        reader.feed(TEXT + event(b'{"error":{"message":"m"}}'))
+    assert not reader.committed
+
+
+def test_an_error_after_the_commit_point_leaves_the_client_what_came_with_it() -> None:
+    reader = stream_reader()
+    reader.feed(ROLE + TEXT)
+    assert reader.feed(TEXT + event(b'{"error":{"message":"m"}}') + STOP) == TEXT
+    assert reader.done
+    with pytest.raises(ProviderFault):
+        reader.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"<html>secret</html>", "answered with HTML"),
+        (b"\r\n <!doctype html>", "answered with HTML"),
+        (b'{"id":"secret"}', "with a JSON body"),
+        (b'{"choices":[{"message":{"content":"secret"},"finish_reason":"stop"}]}', "with a JSON body"),
+        (b"{" + b" " * MAX_STRAY_BYTES, "with a JSON body"),
+        (b"", "without any event"),
+        (b": ping\n\n", "without any event"),
+        (b"data: [DONE]\n\n", "without any event"),
+        (b"secret", "without any event"),
+        (b"data: secret\n\n", "not a chunk"),
+        (b"data: [1]\n\n", "not a chunk"),
+        (b'data: {"choices":[{"delta":{"content":["secret"]}}]}\n\n', "not a chunk"),
+        (b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n', "not a chunk"),
+        (b'data: {"x":"\xff","choices":[{"delta":{"content":""}}]}\n\n', "not a chunk"),
+        (b"data: " + b"[" * 200_000 + b"\n\n", "not a chunk"),
+        (b'data: {"x":' + b"[" * 200_000 + b"\n\n", "not a chunk"),
+    ],
+)
+def test_an_answer_that_is_no_stream_is_malformed_and_not_echoed(answer: bytes, words: str) -> None:
+    failure = fault_of(answer)
+    assert failure.kind is FailureKind.MALFORMED
+    assert words in failure.message
+    assert "'acme'" in failure.message
+    assert "secret" not in failure.message
+
+
+def test_an_event_that_is_too_large_is_malformed() -> None:
+    reader = stream_reader()
+    reader.feed(ROLE + TEXT)
+    assert reader.feed(TEXT + b"data: " + b"x" * (17 * 1024 * 1024)) == TEXT
+    with pytest.raises(ProviderFault, match="too large"):
+        reader.close()
+
+
+RECORDING = (
+    b"\xef\xbb\xbf: OPENROUTER PROCESSING\n\n"
+    + ROLE
+    + TEXT
+    + choices(step(b'{"role":"assistant","reasoning":"hm","content":"\xf0\x9f\x8c\x8d"}')).replace(b"\n", b"\r\n")
+    + USAGE_NULL.replace(b"\n", b"\r")
+    + STOP
+    + USAGE
+    + DONE
+)
+
+
+def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
+    bounds = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
+    return [data[a:b] for a, b in pairwise(bounds)]
+
+
+@pytest.mark.parametrize("usage_asked", [False, True])
+def test_every_cut_in_two_of_a_stream_gives_the_same_output(usage_asked: bool) -> None:
+    whole = relay(RECORDING, usage_asked=usage_asked)
+    for place in range(len(RECORDING)):
+        assert relay(RECORDING[:place], RECORDING[place:], usage_asked=usage_asked) == whole
+    assert relay(*(RECORDING[i : i + 1] for i in range(len(RECORDING))), usage_asked=usage_asked) == whole
+
+
+@given(st.lists(st.integers(0, 5000), max_size=20), st.booleans())
+def test_every_cut_of_a_stream_gives_the_same_output(places: list[int], usage_asked: bool) -> None:
+    assert relay(*cut(RECORDING, places), usage_asked=usage_asked) == relay(RECORDING, usage_asked=usage_asked)
+
+
+FRAGMENTS = st.sampled_from(
+    [b"", b"\n", b"\r\n", b"data: ", b"null", b"[]", b"{}", b'"', b"\xff", b"\\ud800", b"-1", b"1e999", b"}", b",",
+     b'"error":{}', b'"role":1', b'"\\ud800":1', b'"delta":null', b'"choices":[{}],', b'"usage":[],', b"[" * 2000]
+)  # fmt: skip
+
+
+@st.composite
+def mutated(draw: st.DrawFn, source: bytes) -> bytes:
+    data = source
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(data)))
+        data = (
+            data[:start] + draw(st.one_of(FRAGMENTS, st.binary(max_size=4))) + data[start + draw(st.integers(0, 6)) :]
+        )
+    return data
+
+
+@given(mutated(RECORDING), st.lists(st.integers(0, 5000), max_size=6), st.booleans(), st.integers(1, 3))
+def test_mutated_streams_give_events_or_a_provider_fault(
+    data: bytes, places: list[int], usage_asked: bool, n: int
+) -> None:
+    try:
+        sent = relay(*cut(data, places), usage_asked=usage_asked, n=n)
+    except ProviderFault:
+        return
+    assert sent.endswith(DONE)
+    for choice in deltas(sent):
+        assert isinstance(choice["delta"], dict)
+
+
+BODY = (
+    b'{"id":"chatcmpl-9f2b","object":"chat.completion","created":1760000000,"model":"gpt-5.4","choices":[{"index":0,'
+    b'"message":{"role":"assistant","content":"Par\xc3\xads","refusal":null},"logprobs":null,"finish_reason":"stop"}],'
+    b'"usage":' + FIGURES + b"}"
+)
+
+
+def whole(*pieces: bytes) -> bytes:
+    reader = BodyReader("acme")
+    assert b"".join([reader.feed(piece) for piece in pieces]) == b""
+    return reader.close()
+
+
+def test_a_whole_answer_goes_out_unchanged_and_its_usage_is_noted() -> None:
+    reader = BodyReader("acme")
+    reader.feed(BODY[:100])
+    reader.feed(BODY[100:])
+    assert reader.close() == BODY
+    assert reader.usage == COUNTED
+    assert whole(BODY) is BODY
+
+
+def test_reasoning_of_a_whole_answer_gets_the_name_that_clients_know() -> None:
+    sent = msgspec.json.decode(whole(BODY.replace(b'"refusal":null', b'"reasoning":"hm"')))
+    assert sent["choices"][0]["message"]["reasoning_content"] == "hm"
+    assert sent["usage"]["total_tokens"] == 187
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        (b"", FailureKind.MALFORMED, "empty"),
+        (b" \n", FailureKind.MALFORMED, "empty"),
+        (b"<html>secret</html>", FailureKind.MALFORMED, "HTML"),
+        (BODY[:-1], FailureKind.MALFORMED, "cut short"),
+        (BODY + b"x", FailureKind.MALFORMED, "cut short or is not"),
+        (b"secret", FailureKind.MALFORMED, "not JSON"),
+        (ROLE + STOP, FailureKind.MALFORMED, "event stream"),
+        (b"[]", FailureKind.MALFORMED, "not JSON"),
+        (b"{}", FailureKind.MALFORMED, "without choices"),
+        (b'{"choices":[]}', FailureKind.MALFORMED, "without choices"),
+        (b'{"choices":null}', FailureKind.MALFORMED, "without choices"),
+        (b'{"choices":[{"finish_reason":"stop"}]}', FailureKind.MALFORMED, "no message"),
+        (b'{"choices":[{"message":{"content":"secret"}}]}', FailureKind.INCOMPLETE, "without a finish_reason"),
+        (BODY.replace(b'"Par\xc3\xads"', b'["secret"]'), FailureKind.MALFORMED, "not a chat completion"),
+        (BODY.replace(b"\xc3\xad", b"\xff"), FailureKind.MALFORMED, "not a chat completion"),
+        (BODY.replace(b"chatcmpl", b"\xff"), FailureKind.MALFORMED, "not a chat completion"),
+        (b'{"x":' + b"[" * 200_000, FailureKind.MALFORMED, "not a chat completion"),
+        (b'{"error":{"message":"m"}}', FailureKind.UNAVAILABLE, "reported an error"),
+        (b'{"error":{"message":"m","code":402},"choices":null}', FailureKind.REFUSED_US, "refused us"),
+    ],
+)
+def test_a_whole_answer_that_cannot_be_used_is_a_fault_that_echoes_nothing(
+    body: bytes, kind: FailureKind, words: str
+) -> None:
+    with pytest.raises(ProviderFault) as fault:
+        whole(body)
+    assert fault.value.failure.kind is kind
+    assert words in fault.value.failure.message
+    assert "secret" not in fault.value.failure.message
+
+
+@given(mutated(BODY.replace(b'"refusal":null', b'"reasoning":"hm"')))
+def test_mutated_whole_answers_give_a_body_or_a_provider_fault(body: bytes) -> None:
+    try:
+        sent = whole(body)
+    except ProviderFault:
+        return
+    assert msgspec.json.decode(sent)["choices"]
