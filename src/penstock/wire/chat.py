@@ -1,1 +1,161 @@
-"""A chat completion request: decoded and validated once, for every backend alike."""
+"""A chat completion request: decoded and validated once, for every backend alike.
+
+The body is read twice in C: split into its top-level members, which tells what is there, unknown or repeated, and
+decoded into `Params`, which tells whether every documented parameter has its type. Then the rules of the parameters
+that are there are run. A fault raises InvalidRequest with OpenAI's `param` and `code`; nothing else is raised, whatever
+the bytes. The bytes themselves are kept and are what an upstream is sent.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from penstock.errors import InvalidRequest
+from penstock.wire.diagnose import misshapen
+from penstock.wire.members import nested_too_deeply, not_json, refuse_repeats, split
+from penstock.wire.messages import Message
+from penstock.wire.params import (
+    AnyTool,
+    FunctionDefinition,
+    FunctionMode,
+    Modality,
+    Named,
+    Params,
+    ReasoningEffort,
+    ResponseFormat,
+    ServiceTier,
+    ToolChoice,
+    Verbosity,
+)
+from penstock.wire.rules import INT32_MAX, RULES, integer
+
+TOP_LEVEL_NAMES = 256  # far above what is documented, and what bounds the work on a body made of names
+
+_PARAMS = msgspec.json.Decoder(Params)
+_NULL = msgspec.Raw(b"null")
+_KNOWN = frozenset(Params.__struct_fields__)
+
+
+class ChatRequest(msgspec.Struct, frozen=True, gc=False):
+    """What was asked. A parameter that was null or absent is None; `body` is what the client sent.
+
+    `max_tokens` is the limit in force: `max_completion_tokens` if that was given. `stop` holds no empty string.
+    `include_usage` is what the client asked. `fields` are the top-level names whose value is not null, `unknown` those
+    that OpenAI does not document; each may be as long as the caller liked.
+    """
+
+    body: bytes
+    model: str
+    messages: tuple[Message, ...]
+    fields: frozenset[str]
+    unknown: tuple[str, ...]
+    stream: bool
+    include_usage: bool
+    n: int
+    max_tokens: int | None
+    stop: tuple[str, ...]
+    temperature: float | None
+    top_p: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    seed: int | None
+    logprobs: bool
+    top_logprobs: int | None
+    logit_bias: dict[str, float] | None
+    tools: tuple[AnyTool, ...]
+    tool_choice: ToolChoice | None
+    parallel_tool_calls: bool | None
+    functions: tuple[FunctionDefinition, ...]
+    function_call: FunctionMode | Named | None
+    response_format: ResponseFormat | None
+    reasoning_effort: ReasoningEffort | None
+    verbosity: Verbosity | None
+    modalities: tuple[Modality, ...]
+    service_tier: ServiceTier | None
+    metadata: dict[str, str] | None
+    user: str | None
+
+
+def decode_chat(body: bytes) -> ChatRequest:
+    """The request that `body` is. Raises InvalidRequest."""
+    try:
+        members = split(body)
+        params = _PARAMS.decode(body)
+        if not body.isascii():
+            body.decode()  # strings that nothing here decodes must be UTF-8 as well
+    except msgspec.ValidationError as error:
+        raise misshapen(error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise not_json() from error
+    except RecursionError as error:
+        raise nested_too_deeply() from error
+    if len(members) > TOP_LEVEL_NAMES:
+        raise InvalidRequest(f"The request has more than {TOP_LEVEL_NAMES} parameters.")
+    refuse_repeats(body, members)
+    for name in members:
+        rule = RULES.get(name)
+        if rule is not None:
+            rule(params)
+    return _request(body, params, members)
+
+
+def _request(body: bytes, params: Params, members: dict[str, msgspec.Raw]) -> ChatRequest:
+    n, seed, top_logprobs, options = params.n, params.seed, params.top_logprobs, params.stream_options
+    if options is not None:
+        # Whether usage is reported must not depend on which of two members an upstream reads.
+        raw = members["stream_options"]
+        refuse_repeats(bytes(raw), split(raw), "stream_options.")
+    # By position, in the order of the declaration: thirty keywords would cost as much as all the rest of decoding.
+    return ChatRequest(
+        body,
+        params.model,
+        params.messages,
+        _present(members),
+        () if members.keys() <= _KNOWN else tuple(name for name in members if name not in _KNOWN),
+        params.stream is True,
+        options is not None and options.include_usage is True,
+        1 if n is None else integer("n", n, 1, 128),
+        _max_tokens(params),
+        _stops(params.stop),
+        params.temperature,
+        params.top_p,
+        params.presence_penalty,
+        params.frequency_penalty,
+        None if seed is None else integer("seed", seed, -(2**63), 2**63 - 1),
+        params.logprobs is True,
+        None if top_logprobs is None else integer("top_logprobs", top_logprobs, 0, 20),
+        params.logit_bias,
+        params.tools or (),
+        params.tool_choice,
+        params.parallel_tool_calls,
+        params.functions or (),
+        params.function_call,
+        params.response_format,
+        params.reasoning_effort,
+        params.verbosity,
+        params.modalities or (),
+        params.service_tier,
+        params.metadata,
+        params.user,
+    )
+
+
+def _present(members: dict[str, msgspec.Raw]) -> frozenset[str]:
+    if _NULL in members.values():
+        return frozenset(name for name, value in members.items() if value != _NULL)
+    return frozenset(members)
+
+
+def _max_tokens(params: Params) -> int | None:
+    deprecated, limit = params.max_tokens, params.max_completion_tokens
+    if deprecated is not None:
+        deprecated = integer("max_tokens", deprecated, 1, INT32_MAX)
+    if limit is not None:
+        return integer("max_completion_tokens", limit, 1, INT32_MAX)
+    return deprecated
+
+
+def _stops(stop: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    if not stop:
+        return ()
+    return (stop,) if isinstance(stop, str) else tuple(text for text in stop if text)
