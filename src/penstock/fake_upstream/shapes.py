@@ -1,0 +1,259 @@
+"""OpenAI's own shapes: completions, chunks, model lists and errors, as bytes, from an answer and what was asked.
+
+Written apart from the gateway's own shapes on purpose: an error in one must not hide in the other. A body is a
+sequence of pieces, each with the wait before it: one piece for a JSON body, one per event for a stream, made as they
+are asked for, so that a long stream takes no memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from penstock.fake_upstream.script import Answer, Chunk, Fault, Tokens, Wait
+
+SENTENCE = "This is the fake upstream of Penstock: every question gets this sentence as its answer."
+JSON_TYPE = "application/json"
+SSE_TYPE = "text/event-stream; charset=utf-8"
+MAX_CHOICES = 128
+
+_encode = msgspec.json.Encoder().encode
+_word = re.compile(r"\s*\S+\s*")
+
+# What OpenAI says with a status; any other one is named by its reason phrase.
+FAULTS = {
+    401: Fault("Incorrect API key provided.", code="invalid_api_key"),
+    403: Fault("You are not allowed to do this.", type="permission_error"),
+    404: Fault("The model does not exist or you do not have access to it.", code="model_not_found"),
+    429: Fault("Rate limit reached for requests.", type="requests", code="rate_limit_exceeded"),
+    500: Fault("The server had an error while processing your request. Sorry about that!", type="server_error"),
+    503: Fault("The engine is currently overloaded, please try again later.", type="server_error"),
+}
+
+
+class Piece(msgspec.Struct, frozen=True, gc=False):
+    """Bytes of a body, sent after `wait`."""
+
+    data: bytes
+    wait: Wait = 0.0
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What a chat request asks for, as far as an answer depends on it. `limit`: of output tokens, None for none."""
+
+    model: str = ""
+    stream: bool = False
+    include_usage: bool = False
+    n: int = 1
+    limit: int | None = None
+    prompt_words: int = 0
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """How the answer's objects are named: `model` is the answering one, `created` in Unix seconds."""
+
+    id: str
+    model: str
+    created: int
+
+
+def asked(body: bytes) -> Asked | None:
+    """Read a chat request leniently, as servers do that check nothing; None when it is no JSON object."""
+    try:
+        data = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if not isinstance(data, dict):
+        return None
+    options = data.get("stream_options")
+    limit = data.get("max_completion_tokens", data.get("max_tokens"))
+    n = data.get("n")
+    return Asked(
+        model=data["model"] if isinstance(data.get("model"), str) else "",
+        stream=data.get("stream") is True,
+        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
+        n=n if isinstance(n, int) and 1 <= n <= MAX_CHOICES else 1,
+        limit=limit if isinstance(limit, int) and limit >= 1 else None,
+        prompt_words=count_words(data.get("messages")),
+    )
+
+
+def count_words(messages: Any) -> int:
+    """Words of all texts in `messages`, contents and their parts alike."""
+    if not isinstance(messages, list):
+        return 0
+    return sum(len(text.split()) for text in texts(messages))
+
+
+def texts(messages: Iterable[Any]) -> Iterator[str]:
+    """Every text of the messages' contents."""
+    for message in messages:
+        content = message.get("content") if isinstance(message, dict) else None
+        for part in content if isinstance(content, list) else (content,):
+            text = part.get("text") if isinstance(part, dict) else part
+            if isinstance(text, str):
+                yield text
+
+
+def envelope(fault: Fault) -> bytes:
+    """The error body."""
+    return _encode({"error": msgspec.structs.asdict(fault)})
+
+
+def fault(status: int) -> Fault:
+    """What OpenAI says with this status."""
+    if status in FAULTS:
+        return FAULTS[status]
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = f"Status {status}"
+    return Fault(f"{phrase}.", type="server_error" if status >= 500 else "invalid_request_error")
+
+
+def model_object(name: str) -> dict[str, Any]:
+    """One model as ``GET /v1/models/{id}`` shows it."""
+    return {"id": name, "object": "model", "created": 1_772_668_800, "owned_by": "penstock-fake-upstream"}
+
+
+def model_list(names: Iterable[str]) -> bytes:
+    """``GET /v1/models``."""
+    return _encode({"object": "list", "data": [model_object(name) for name in names]})
+
+
+def one_model(name: str) -> bytes:
+    """``GET /v1/models/{id}``."""
+    return _encode(model_object(name))
+
+
+class Saying(msgspec.Struct, frozen=True):
+    """What an answer says, once lengths and counts are known."""
+
+    chunks: tuple[str | Chunk, ...]
+    finish_reason: str | None
+    usage: dict[str, Any] | None
+
+    def text(self, kind: str) -> str:
+        """All deltas of a kind, text or reasoning, joined."""
+        said = (Chunk(text=chunk) if isinstance(chunk, str) else chunk for chunk in self.chunks)
+        return "".join(getattr(chunk, kind) or "" for chunk in said)
+
+
+def saying(answer: Answer, request: Asked) -> Saying:
+    """Decide chunks, finish reason and usage; only an answer without a text of its own obeys the token limit."""
+    finish = answer.finish_reason
+    if answer.chunks is not None:
+        chunks = answer.chunks
+    else:
+        chunks = tuple(_word.findall(SENTENCE if answer.content is None else answer.content))
+        if answer.content is None and request.limit is not None and request.limit < len(chunks):
+            chunks, finish = chunks[: request.limit], "length"
+    partial = Saying(chunks, finish or None, None)
+    if answer.report_usage == "never":
+        return partial
+    reasoning = len(partial.text("reasoning").split())
+    words = len(partial.text("text").split()) * request.n
+    counted = Tokens(prompt=request.prompt_words, completion=words + reasoning, reasoning=reasoning)
+    return Saying(chunks, finish or None, _usage(answer.usage or counted))
+
+
+def _usage(tokens: Tokens) -> dict[str, Any]:
+    return {
+        "prompt_tokens": tokens.prompt,
+        "completion_tokens": tokens.completion,
+        "total_tokens": tokens.prompt + tokens.completion,
+        "prompt_tokens_details": {"cached_tokens": tokens.cached, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": tokens.reasoning,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def completion(answer: Answer, request: Asked, reply: Reply) -> bytes:
+    """The whole answer of a request that does not stream."""
+    said = saying(answer, request)
+    content = said.text("text") if answer.content is None else answer.content
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
+    if not answer.role:
+        del message["role"]
+    if reasoning := said.text("reasoning"):
+        message["reasoning_content"] = reasoning
+    data = {
+        "id": reply.id,
+        "object": "chat.completion",
+        "created": reply.created,
+        "model": reply.model,
+        "choices": [
+            {"index": index, "message": message, "logprobs": None, "finish_reason": said.finish_reason}
+            for index in range(request.n)
+        ],
+        "usage": said.usage,
+        "service_tier": "default",
+        "system_fingerprint": None,
+    }
+    if said.usage is None:
+        del data["usage"]
+    return _encode(data)
+
+
+def events(answer: Answer, request: Asked, reply: Reply) -> Iterator[Piece]:
+    """The stream of a request, event by event."""
+    held: Piece | None = None
+    for piece in _all_events(answer, request, reply):
+        if held is not None:
+            yield held
+        held = piece
+    if held is not None:
+        yield held if answer.final_blank_line else Piece(held.data.removesuffix(b"\n"), held.wait)
+
+
+def _all_events(answer: Answer, request: Asked, reply: Reply) -> Iterator[Piece]:
+    said = saying(answer, request)
+    with_usage = said.usage is not None and (
+        answer.report_usage == "always" or (answer.report_usage == "asked" and request.include_usage)
+    )
+    base: dict[str, Any] = {
+        "id": reply.id,
+        "object": "chat.completion.chunk",
+        "created": reply.created,
+        "model": reply.model,
+        "service_tier": "default",
+        "system_fingerprint": None,
+    }
+    trailer = {"usage": None} if with_usage else {}
+
+    def chunk(index: int, delta: dict[str, Any], finish: str | None = None) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return event(_encode({**base, "choices": [choice], **trailer}))
+
+    for index in range(request.n if answer.role else 0):
+        yield Piece(chunk(index, {"role": "assistant", "content": "", "refusal": None}))
+    for number, item in enumerate(said.chunks):
+        part = Chunk(text=item) if isinstance(item, str) else item
+        wait = part.wait or (answer.between if number else 0.0)
+        if part.data is not None:
+            yield Piece(event(part.data.encode()), wait)
+        elif part.raw is not None:
+            yield Piece(part.raw.encode(), wait)
+        else:
+            delta = {"content": part.text} if part.reasoning is None else {"reasoning_content": part.reasoning}
+            for index in range(request.n):
+                yield Piece(chunk(index, delta), wait if index == 0 else 0.0)
+    for index in range(request.n if said.finish_reason else 0):
+        yield Piece(chunk(index, {}, said.finish_reason))
+    if with_usage:
+        yield Piece(event(_encode({**base, "choices": [], "usage": said.usage})))
+    if answer.done:
+        yield Piece(event(b"[DONE]"))
+
+
+def event(data: bytes) -> bytes:
+    """One server-sent event."""
+    return b"data: " + data + b"\n\n"

@@ -1,0 +1,1 @@
+"""What tests share: a running `penstock serve`, and upstreams for it to call."""
