@@ -1,1 +1,1 @@
-"""Processes of local models."""
+"""Local models: their files, the child processes that run them, and what keeps those running."""

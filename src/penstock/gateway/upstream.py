@@ -293,10 +293,7 @@ class Upstreams:
         try:
             step = next(steps)
             while True:
-                reply = await self._ask(entry, target, step)
-                if not 200 <= reply.status < 300:
-                    raise ProviderFault(entry.provider.failure(reply.status, reply.headers, reply.body))
-                step = steps.send(reply)
+                step = steps.send(await self._ask(entry, target, step))
         except StopIteration as stop:
             call: Call = stop.value
             return call

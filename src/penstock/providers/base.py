@@ -1,7 +1,8 @@
 """What a provider is: it turns a request into calls and an answer into OpenAI's wire form, and touches no socket.
 
 A provider is three pure steps. `prepare` gives the call to make; where one call needs another's answer first
-(a template, a token), it is a generator that yields calls and is sent their replies. `reader` gives an object
+(a template, a token), it is a generator that yields calls and is sent their replies, whatever their status: it may
+try another call, or end the attempt by raising ProviderFault or a Refusal. `reader` gives an object
 that is fed the answer's bytes and returns what the client is to get. `failure` classifies an error answer.
 Nothing here retries, waits or remembers: `gateway.upstream` owns all of that.
 """
@@ -82,7 +83,7 @@ class Provider(Protocol):
         ...
 
     def failure(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> Failure:
-        """Classify an error answer (status outside 2xx); also asked for the reply to a preparatory call."""
+        """Classify an error answer (status outside 2xx)."""
         ...
 
     def refresh(self) -> None:

@@ -13,6 +13,7 @@ import msgspec
 
 from penstock.config import Upstream
 from penstock.providers.base import Provider
+from penstock.providers.llama import Llama, LlamaSettings
 from penstock.providers.openai import Dialect, OpenAI, OpenAISettings
 from penstock.types import EngineAddress
 
@@ -54,7 +55,15 @@ def _compatible(name: str, dialect: Dialect) -> Row:
     return Row(name, OpenAISettings, build)
 
 
-ROWS: Mapping[str, Row] = {row.name: row for row in [_compatible(*item) for item in _COMPATIBLE.items()]}
+def _llama(upstream: Upstream, address: EngineAddress | None) -> Provider:
+    if address is None:
+        raise ValueError(f"providers.{upstream.name}: its local engine has no address")
+    return Llama(upstream, address)
+
+
+_OWN = (Row("llama", LlamaSettings, _llama),)
+
+ROWS: Mapping[str, Row] = {row.name: row for row in (*(_compatible(*item) for item in _COMPATIBLE.items()), *_OWN)}
 
 SETTINGS: Mapping[str, type[msgspec.Struct]] = {name: row.settings for name, row in ROWS.items()}
 

@@ -1,0 +1,238 @@
+"""A local model run by our own engine process: llama.cpp behind OpenAI's Chat Completions API.
+
+The engine is used as a plain text generator. A request becomes two calls: ``/apply-template``, by which the model's
+own chat template turns the messages into one text (in plainer forms if it refuses them, see `llama_messages`), and the
+native ``/completion``. The engine's own ``/v1/chat/completions`` is not used: what it accepts and how it fails is not
+OpenAI's. All else that OpenAI's layer means is done here and in `llama_answer`.
+
+Always streamed, with progress reported, also when the caller wants one body: only then does the engine notice a
+hang-up while it reads the prompt or generates, and stop. The context's limit is the engine's to enforce, which it does
+before the first byte, so that no call is spent on counting tokens.
+
+What this model cannot do is refused with `unsupported_parameter` before anything is sent; nothing is silently left
+out but what has no meaning here (user, store, service_tier, caching hints), and metadata, which is echoed with store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from penstock.config import Upstream
+from penstock.errors import Failure, FailureKind, InvalidRequest, ProviderFault
+from penstock.providers.base import Call, Preparation, Reader
+from penstock.providers.llama_answer import LAST_EVENT_FIELDS, Answer, LlamaReader
+from penstock.providers.llama_messages import FORMS, refuse_media
+from penstock.providers.llama_sampling import sampling
+from penstock.types import EngineAddress, Origin, Target
+from penstock.wire.chat import ChatRequest
+from penstock.wire.envelope import envelope
+from penstock.wire.members import split
+from penstock.wire.params import TextFormat
+
+BUILTIN = "builtin"
+BUILTIN_NAME = "penstock-demo"
+BUILTIN_FILE = Path(__file__).parents[1] / "engine" / "demo.gguf"
+
+# The engine takes 32 bits, of which all ones mean a random seed; it counts up from ours for further choices.
+_SEEDS = 2**32 - 256
+_MOST_TOKENS = 2**31 - 1
+_FINGERPRINTED = 1 << 20
+
+_encode = msgspec.json.Encoder().encode
+
+
+class LlamaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`model`: path of a GGUF file, or ``builtin``. `name`: what answers call the model; by default the file's name.
+
+    `context`, `parallel` and `threads` are those of `engine.spec.EngineSpec`, 0 meaning that the engine chooses.
+    """
+
+    model: str = BUILTIN
+    name: str | None = None
+    context: Annotated[int, Meta(ge=0, le=2**24)] = 0
+    parallel: Annotated[int, Meta(ge=1, le=128)] = 4
+    threads: Annotated[int, Meta(ge=0, le=512)] = 0
+
+
+def model_file(settings: LlamaSettings) -> Path:
+    """Where the model's file is."""
+    return BUILTIN_FILE if settings.model == BUILTIN else Path(settings.model).expanduser()
+
+
+def model_name(settings: LlamaSettings) -> str:
+    """The name that answers carry."""
+    return settings.name or (BUILTIN_NAME if settings.model == BUILTIN else model_file(settings).stem)
+
+
+class _Prompt(msgspec.Struct):
+    """The engine's answer to ``/apply-template``."""
+
+    prompt: str
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+    type: str = ""
+    n_prompt_tokens: int = 0
+    n_ctx: int = 0
+
+
+class _ErrorBody(msgspec.Struct):
+    error: _Error = _Error()
+
+
+class Llama:
+    """One local model; see `providers.base.Provider`."""
+
+    def __init__(self, upstream: Upstream, address: EngineAddress) -> None:
+        settings = msgspec.convert(upstream.settings, LlamaSettings)
+        self.name = upstream.name
+        self.origin = Origin("http", "engine", 80, address.uds)
+        self._model = model_name(settings)
+        self._parallel = settings.parallel
+        self._fingerprint = _fingerprint(model_file(settings))
+        fields = f"Host: engine\r\nAuthorization: Bearer {address.token}\r\nContent-Type: application/json\r\n"
+        self._template_head = f"POST /apply-template HTTP/1.1\r\n{fields}".encode()
+        self._completion_head = f"POST /completion HTTP/1.1\r\n{fields}".encode()
+
+    def prepare(self, chat: ChatRequest, target: Target) -> Preparation:
+        """The calls that answer `chat`; raises InvalidRequest for what this model cannot do."""
+        _refuse_unsupported(chat)
+        if chat.n > self._parallel:
+            raise InvalidRequest(
+                f"Invalid 'n': this model gives at most {self._parallel} choices at once.",
+                param="n",
+                code="integer_above_max_value",
+            )
+        refuse_media(chat.messages)
+        return self._calls(chat, self._generation(chat))
+
+    def reader(self, chat: ChatRequest, target: Target) -> Reader:
+        """A reader for the answer."""
+        extra: dict[str, Any] = {}
+        if chat.service_tier is not None:
+            extra["service_tier"] = "default"
+        if chat.metadata and bytes(split(chat.body).get("store", b"")) == b"true":
+            extra["metadata"] = chat.metadata
+        return LlamaReader(
+            Answer(
+                id=f"chatcmpl-{secrets.token_hex(16)}",
+                created=int(time.time()),
+                model=self._model,
+                fingerprint=self._fingerprint,
+                n=chat.n,
+                stops=chat.stop,
+                stream=chat.stream,
+                usage_asked=chat.include_usage,
+                extra=extra,
+            )
+        )
+
+    def failure(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> Failure:
+        """Classify an error answer of the engine."""
+        try:
+            error = msgspec.json.decode(body, type=_ErrorBody).error
+        except msgspec.DecodeError:
+            error = _Error()
+        if error.type == "exceed_context_size_error":
+            return _invalid(
+                f"This model's maximum context length is {error.n_ctx} tokens. However, your messages resulted in "
+                f"{error.n_prompt_tokens} tokens. Please reduce the length of the messages.",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        said = f": {error.message[:300]}" if error.message else "."
+        if status == 400:
+            return _invalid(f"The local model cannot answer this request{said}")
+        if error.type == "unavailable_error":
+            return Failure(FailureKind.UNAVAILABLE, "The local model is being loaded.", status, retry_after=1.0)
+        return Failure(FailureKind.UNAVAILABLE, f"The local model's engine failed (status {status}){said}", status)
+
+    def refresh(self) -> None:
+        """Nothing here changes while we run."""
+
+    def _calls(self, chat: ChatRequest, generation: dict[str, Any]) -> Preparation:
+        said = ""
+        for form in FORMS:
+            body = {"messages": form(chat.messages), "chat_template_kwargs": {"enable_thinking": False}}
+            reply = yield Call(self._template_head, _encode(body))
+            if reply.status == 200:
+                generation["prompt"] = msgspec.json.decode(reply.body, type=_Prompt).prompt
+                return Call(self._completion_head, _encode(generation))
+            failure = self.failure(reply.status, reply.headers, reply.body)
+            # A template that raises is told as 400, and as 500 where the engine could not read the messages.
+            if reply.status not in (400, 500):
+                raise ProviderFault(failure)
+            said = failure.message
+        raise InvalidRequest(f"The model's chat template refuses these messages. {said}", param="messages")
+
+    def _generation(self, chat: ChatRequest) -> dict[str, Any]:
+        """The engine's parameters but for the prompt. Stop strings are not among them: see `llama_answer`."""
+        body: dict[str, Any] = {
+            "stream": True,
+            "return_progress": True,
+            "response_fields": LAST_EVENT_FIELDS,
+            "n_predict": -1 if chat.max_tokens is None else min(chat.max_tokens, _MOST_TOKENS),
+            # OpenAI's defaults. top_k and min_p keep the engine's, which cut off what small models go astray on.
+            "temperature": 1.0 if chat.temperature is None else chat.temperature,
+            "top_p": 1.0 if chat.top_p is None else chat.top_p,
+            "cache_prompt": True,
+        }
+        if chat.n > 1:
+            body["n_cmpl"] = chat.n
+        if chat.seed is not None:
+            body["seed"] = chat.seed % _SEEDS
+        if chat.presence_penalty:
+            body["presence_penalty"] = chat.presence_penalty
+        if chat.frequency_penalty:
+            body["frequency_penalty"] = chat.frequency_penalty
+        if chat.logit_bias:
+            body["logit_bias"] = chat.logit_bias
+        if chat.unknown:
+            members = split(chat.body)
+            body |= sampling({name: members[name] for name in chat.unknown})
+        return body
+
+
+def _refuse_unsupported(chat: ChatRequest) -> None:
+    """Raise InvalidRequest for the first parameter that asks for what this engine cannot do yet."""
+    asked = {
+        "tools": bool(chat.tools) and chat.tool_choice != "none",
+        "functions": bool(chat.functions) and chat.function_call != "none",
+        "response_format": chat.response_format is not None and not isinstance(chat.response_format, TextFormat),
+        "logprobs": chat.logprobs,
+        "modalities": "audio" in chat.modalities,
+        "reasoning_effort": chat.reasoning_effort not in (None, "none"),
+    }
+    asked |= {name: name in chat.fields for name in ("audio", "prediction", "web_search_options", "moderation")}
+    for name, is_asked in asked.items():
+        if is_asked:
+            raise InvalidRequest(
+                f"Unsupported parameter: '{name}' is not supported with this model.",
+                param=name,
+                code="unsupported_parameter",
+            )
+
+
+def _invalid(message: str, *, param: str | None = None, code: str | None = None) -> Failure:
+    body = envelope(InvalidRequest(message, param=param, code=code))
+    return Failure(FailureKind.INVALID, message, 400, body)
+
+
+def _fingerprint(path: Path) -> str:
+    """The same for the same file, over restarts: its size and beginning, which holds its facts and vocabulary."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.sha256(file.read(_FINGERPRINTED))
+            digest.update(str(path.stat().st_size).encode())
+    except OSError:  # the engine says what is wrong with the file
+        digest = hashlib.sha256(str(path).encode())
+    return f"fp_{digest.hexdigest()[:12]}"

@@ -1,0 +1,67 @@
+"""Cuts a text that arrives in pieces at the first stop string, and lets no part of one through before it is sure.
+
+Each stop string is followed by a Knuth-Morris-Pratt automaton, so that the work per character is constant however long
+and however repetitive the strings are, and the outcome does not depend on how the text was cut. The first string to be
+completed wins; of several completed by the same character, the longest. The tables grow only as far as was matched, so
+that a huge stop string costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class _Follower:
+    """How much of one stop string the end of the text matches."""
+
+    __slots__ = ("_fallback", "matched", "stop")
+
+    def __init__(self, stop: str) -> None:
+        self.stop = stop
+        self.matched = 0
+        self._fallback = [0]  # [k]: the longest proper prefix of stop[:k + 1] that also ends it
+
+    def advance(self, char: str) -> bool:
+        """Take one character; whether it completed the stop string."""
+        self.matched = self._step(self.matched, char)
+        if self.matched == len(self.stop):
+            return True
+        if self.matched > len(self._fallback):
+            last = len(self._fallback)
+            self._fallback.append(self._step(self._fallback[last - 1], self.stop[last]))
+        return False
+
+    def _step(self, state: int, char: str) -> int:
+        while state and self.stop[state] != char:
+            state = self._fallback[state - 1]
+        return state + 1 if self.stop[state] == char else 0
+
+
+class StopCutter:
+    """Follows one choice; `stops` are not empty strings. After `cut` is True it takes no more."""
+
+    __slots__ = ("_followers", "_held", "cut")
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._followers = [_Follower(stop) for stop in stops]
+        self._held = ""
+        self.cut = False
+
+    def feed(self, text: str) -> str:
+        """Take the next piece; return what surely comes before any stop string."""
+        buffer = self._held + text
+        for position in range(len(self._held), len(buffer)):
+            char = buffer[position]
+            completed = [follower for follower in self._followers if follower.advance(char)]
+            if completed:
+                self.cut = True
+                self._held = ""
+                return buffer[: position + 1 - max(len(follower.stop) for follower in completed)]
+        keep = max(follower.matched for follower in self._followers)
+        self._held = buffer[len(buffer) - keep :]
+        return buffer[: len(buffer) - keep]
+
+    def flush(self) -> str:
+        """The text ended: what was held back is part of it after all."""
+        held, self._held = self._held, ""
+        return held
