@@ -64,7 +64,7 @@ def test_without_a_script_any_model_gets_a_whole_completion() -> None:
         assert data["object"] == "chat.completion"
         assert data["model"] == "anything"
         assert isinstance(data["created"], int)
-        message = {"role": "assistant", "content": SENTENCE, "refusal": None, "annotations": []}
+        message: dict[str, Any] = {"role": "assistant", "content": SENTENCE, "refusal": None, "annotations": []}
         assert data["choices"] == [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}]
         words = len(SENTENCE.split())
         usage = data["usage"]

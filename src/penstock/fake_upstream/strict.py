@@ -1,8 +1,9 @@
 """Strict profiles: a hosted model's published rules as data, so that a gateway can be tested against them offline.
 
-Sources: OpenAI's OpenAPI document (2.3.0) for parameters, and the published texts of its refusals. Parameters and
-messages of the wrong type or range are refused by the gateway's own decoder of the wire, which knows the same
-document; what is here is what one model refuses beyond it. Tokens are estimated, never counted: four bytes each.
+Sources: OpenAI's OpenAPI document (2.3.0), and the texts of its refusals as users of the hosted model report them.
+Parameters and messages that are unknown, or of the wrong type or range, are found by the gateway's own decoder of the
+wire, which knows the same document; what is here is what one model refuses beyond it. Tokens are estimated, never
+counted: four bytes each.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import Any
 
 import msgspec
 
+from penstock.errors import InvalidRequest
 from penstock.fake_upstream.script import Fault
 from penstock.fake_upstream.shapes import texts
+from penstock.wire.chat import decode_chat
 
 BYTES_PER_TOKEN = 4
 
@@ -82,20 +85,6 @@ PROFILES = {
     ),
 }
 
-# Every top-level name that the document has for POST /v1/chat/completions.
-PARAMETERS = frozenset(
-    (
-        *("audio", "frequency_penalty", "function_call", "functions", "logit_bias"),
-        *("logprobs", "max_completion_tokens", "max_tokens", "messages", "metadata"),
-        *("modalities", "model", "moderation", "n", "parallel_tool_calls"),
-        *("prediction", "presence_penalty", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
-        *("reasoning_effort", "response_format", "safety_identifier", "seed", "service_tier"),
-        *("stop", "store", "stream", "stream_options", "temperature"),
-        *("tool_choice", "tools", "top_logprobs", "top_p", "user"),
-        *("verbosity", "web_search_options"),
-    )
-)
-
 HEADERS = {
     "openai-organization": "org-fake",
     "openai-processing-ms": "7",
@@ -140,22 +129,22 @@ def check_key(authorization: str | None, keys: tuple[str, ...]) -> None:
 
 def check(profile: Profile, body: bytes) -> None:
     """Raise Refused for the first rule that a chat request breaks."""
+    try:
+        chat = decode_chat(body)
+    except InvalidRequest as error:
+        raise Refused(error.status, Fault(error.message, error.type, error.param, error.code)) from error
     data: dict[str, Any] = msgspec.json.decode(body)
     present = {name: value for name, value in data.items() if value is not None}
-    if not re.fullmatch(re.escape(profile.name) + r"(-\d{4}-\d{2}-\d{2})?", data['model']):
-        message = f"The model `{data['model']}` does not exist or you do not have access to it."
+    if not re.fullmatch(re.escape(profile.name) + r"(-\d{4}-\d{2}-\d{2})?", chat.model):
+        message = f"The model `{chat.model}` does not exist or you do not have access to it."
         raise Refused(404, Fault(message, code="model_not_found"))
+    if chat.unknown:
+        message = f"Unrecognized request argument{'s' * (len(chat.unknown) > 1)} supplied: {', '.join(chat.unknown)}"
+        raise Refused(400, Fault(message))
     for rule in RULES:
         fault = rule(profile, present)
         if fault is not None:
             raise Refused(400, fault)
-
-
-def _unknown(profile: Profile, data: dict[str, Any]) -> Fault | None:
-    names = [name for name in data if name not in PARAMETERS]
-    if not names:
-        return None
-    return Fault(f"Unrecognized request argument{'s' * (len(names) > 1)} supplied: {', '.join(names)}")
 
 
 def _effort(profile: Profile, data: dict[str, Any]) -> Fault | None:
@@ -181,7 +170,12 @@ def _parameters(profile: Profile, data: dict[str, Any]) -> Fault | None:
 
 
 def _tools(profile: Profile, data: dict[str, Any]) -> Fault | None:
-    if not data.get("tools") or data.get("reasoning_effort", profile.default_effort) == "none":
+    if data.get("tools") == []:
+        message = (
+            "Invalid 'tools': empty array. Expected an array with minimum length 1, but got an empty array instead."
+        )
+        return Fault(message, param="tools", code="empty_array")
+    if "tools" not in data or data.get("reasoning_effort", profile.default_effort) == "none":
         return None
     message = (
         f"Function tools with reasoning_effort are not supported for {profile.name} in /v1/chat/completions. "
@@ -221,7 +215,6 @@ def _context(profile: Profile, data: dict[str, Any]) -> Fault | None:
 
 # In this order: what OpenAI reports first when several are broken is not published.
 RULES: tuple[Callable[[Profile, dict[str, Any]], Fault | None], ...] = (
-    _unknown,
     _effort,
     _parameters,
     _tools,
