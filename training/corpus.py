@@ -28,6 +28,7 @@ QUESTION = re.compile(
 )
 OPENINGS = ["hi, ", "hello, ", "hey, ", "please tell me: ", "quick question: ", "a question: ", "so, ", "ok, ", "and "]
 CLOSINGS = [" Please.", " Thanks!", " Thank you.", " Answer briefly.", " Please be brief.", " I am new to this."]
+TOOL_CALL_FORM = '<tool_call>{"name": ..., "arguments": {...}}</tool_call>'
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 
 
@@ -47,6 +48,7 @@ class Block:
 class Message:
     role: str
     content: str
+    taught: bool = True  # whether the model learns to say it, if it is the assistant's
 
 
 def read_blocks(path: Path) -> list[Block]:
@@ -227,17 +229,45 @@ class Corpus:
                 self.followers.setdefault(before, []).append((pattern, block))
 
     def conversation(self, rng: random.Random) -> list[Message]:
-        """One to five turns; the turns are about anything, now and then about the one before."""
+        """One to five turns; the turns are about anything, now and then about the one before.
+
+        Some earlier answers are missing, or somebody else's: what a client sends as history is its own affair.
+        """
+        if rng.random() < 0.04:
+            return self._with_tool(rng)
         turns = rng.choice([1, 1, 1, 1, 1, 1, 2, 2, 3, 5])
         messages: list[Message] = []
         previous: Block | None = None
-        for _ in range(turns):
+        for turn in range(turns):
             block, question, answer = self._turn(previous, rng)
             if not messages:
                 messages += self._system(block, rng)
-            messages += [Message("user", question), Message("assistant", answer)]
+            messages.append(Message("user", question))
+            chance = rng.random()
+            if turn + 1 == turns or chance < 0.75:
+                messages.append(Message("assistant", answer))
+            elif chance < 0.95:
+                messages.append(Message("assistant", self._prose(rng), taught=False))
             previous = block
         return messages
+
+    def _with_tool(self, rng: random.Random) -> list[Message]:
+        """A conversation in which a tool was called, in the words of the chat template."""
+        value = rng.choice([self._prose(rng), str(rng.randint(0, 999)), '{"ok": true}'])
+        name, argument = self.grammar.expand("@strange", rng), self.grammar.expand("@strange", rng)
+        tool = f'{{"type": "function", "function": {{"name": "{name}", "parameters": {{"type": "object"}}}}}}'
+        call = f'<tool_call>{{"name": "{name}", "arguments": {{"{argument}": "{noise(rng)}"}}}}</tool_call>'
+        _, question, _ = self._turn(None, rng)
+        messages = [
+            Message("user", question),
+            Message("assistant", call, taught=False),
+            Message("tool", value),
+            Message("assistant", self.by_name["unknown.tool-result"].answer),
+        ]
+        if rng.random() < 0.5:
+            return messages
+        tools = f"These tools can be called:\n{tool}\nTo call one, answer with {TOOL_CALL_FORM}."
+        return [Message("system", tools), *messages]
 
     def _turn(self, previous: Block | None, rng: random.Random) -> tuple[Block | None, str, str]:
         if previous is not None and previous.name in self.followers and rng.random() < 0.6:

@@ -40,7 +40,9 @@ class Encoder:
             said = self.tokenizer.encode(f"{message.content}{TURN_END}").ids
             tail = self.tokenizer.encode("\n").ids
             tokens += head + said + tail
-            spoken += [False] * len(head) + [message.role == "assistant"] * len(said) + [False] * len(tail)
+            spoken += (
+                [False] * len(head) + [message.role == "assistant" and message.taught] * len(said) + [False] * len(tail)
+            )
         following = [*tokens[1:], self.separator]
         targets = [token if counts else IGNORED for token, counts in zip(following, [*spoken[1:], False], strict=True)]
         return tokens, targets
