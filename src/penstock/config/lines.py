@@ -70,7 +70,7 @@ class Lines:
             if not self._stack:
                 self._value, self._key = None, []
         elif self._header is not None:
-            self._take_header(kind, text)
+            self._take_header(self._header, kind, text)
         elif self._stack and self._stack[-1].index is not None:
             self._take_element(text)
         elif self._value is not None and not self._stack:
@@ -80,8 +80,7 @@ class Lines:
         else:
             self._take_pair(kind, text)
 
-    def _take_header(self, kind: str, text: str) -> None:
-        header = self._header or []
+    def _take_header(self, header: list[str], kind: str, text: str) -> None:
         if kind in ("bare", "string"):
             header.append(_name(kind, text))
         elif text == "[":
@@ -90,7 +89,7 @@ class Lines:
             path: Path = ()
             for name in header[: min(len(header), _DEPTH) - 1]:
                 path = self._within((*path, name))
-            self._table = (*path, *header[-1:])
+            self._table = (*path, *header[-1:])[:_DEPTH]
             if self._header_brackets > 1:
                 self._arrays[self._table] = self._arrays.get(self._table, -1) + 1
                 self._note(self._table)
@@ -108,7 +107,7 @@ class Lines:
         if kind in ("bare", "string") and self._value is None:
             self._key.append(_name(kind, text))
         elif text == "=" and self._value is None:
-            self._value = (*(inside.path if inside else self._table), *self._key)
+            self._value = (*(inside.path if inside else self._table), *self._key)[:_DEPTH]
             self._note(self._value)
             self._key = []
         elif text == "}" and inside:
@@ -126,7 +125,7 @@ class Lines:
         elif text == ",":
             inside.index = (inside.index or 0) + 1
         else:
-            path = (*inside.path, inside.index or 0)
+            path = (*inside.path, inside.index or 0)[:_DEPTH]
             self._note(path)
             self._open(text, path)
 
@@ -140,7 +139,7 @@ class Lines:
         self._value, self._key = self._stack.pop().path, []
 
     def _note(self, path: Path) -> None:
-        for size in range(min(len(path), _DEPTH), 0, -1):
+        for size in range(len(path), 0, -1):
             if path[:size] in self._at:
                 break
             self._at[path[:size]] = self._line

@@ -174,9 +174,15 @@ def _expected(kind: inspect.Type) -> str:
 
 
 def _range(kind: inspect.IntType | inspect.FloatType) -> str:
-    bounds = (("at least", kind.ge), ("above", kind.gt), ("at most", kind.le), ("below", kind.lt))
-    said = [f"{word} {int(bound) if bound == int(bound) else bound}" for word, bound in bounds if bound is not None]
-    return f", {' and '.join(said)}" if said else ""
+    if kind.ge is not None and kind.le is not None:
+        return f" from {_number(kind.ge)} to {_number(kind.le)}"
+    bounds = (("of at least", kind.ge), ("above", kind.gt), ("of at most", kind.le), ("below", kind.lt))
+    said = [f"{word} {_number(bound)}" for word, bound in bounds if bound is not None]
+    return f" {' and '.join(said)}" if said else ""
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else str(value)
 
 
 def _got(raw: Any) -> str:
@@ -204,5 +210,5 @@ def _otherwise(field: inspect.Field) -> str:
     if isinstance(default, bool):
         return f", or leave it out, which means {str(default).lower()}"
     if isinstance(default, int | float):
-        return f", or leave it out, which means {default if isinstance(default, int) else format(default, 'g')}"
+        return f", or leave it out, which means {_number(default)}"
     return ""

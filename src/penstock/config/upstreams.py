@@ -28,8 +28,11 @@ COMMON = tuple(field for field in Upstream.__struct_fields__ if field not in ("n
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")  # RFC 9110, 5.6.2
 _SECRET = re.compile(r"(^|[_-])(keys?|secrets?|tokens?|passwords?|authorization)\Z", re.IGNORECASE)
-_FRAMING = frozenset(
-    ("connection", "content-length", "expect", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
+_RESERVED = frozenset(  # what the client or the form of the request decides
+    (
+        *("accept", "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect"),
+        *("host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"),
+    )
 )
 
 
@@ -60,14 +63,20 @@ def check_settings(settings: Mapping[str, Any], path: Path, env: Mapping[str, st
     """What can be said of settings by what they are."""
     for at, value in strings(settings, path):
         files.reference(value, env, at, faults)
-        if value.endswith(".gguf") and not value.startswith(("env:", "file:")):
+        if _is_reference(value):
+            continue
+        if value.endswith(".gguf"):
             files.gguf(value, at, faults)
+        elif _is_secret(at) and not (value and value.isascii() and value.isprintable() and value == value.strip()):
+            message = "not one line of plain ASCII" if value else "empty"
+            faults.add(at, message, "write the secret alone, or env:NAME or file:/path")
     base_url = settings.get("base_url")
     if isinstance(base_url, str):
         _url(base_url, (*path, "base_url"), faults)
     headers = settings.get("headers")
     for name, value in headers.items() if isinstance(headers, Mapping) else ():
-        _header(name, value, (*path, "headers", name), faults)
+        if not faults.has((*path, "headers", name)):
+            _header(name, value, (*path, "headers", name), faults)
 
 
 def strings(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
@@ -86,9 +95,18 @@ def strings(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
 def literal_secrets(upstream: Upstream) -> Iterator[Path]:
     """The settings that hold a secret itself, judged by their names, and not a reference to one."""
     for at, value in strings(upstream.settings, ("providers", upstream.name)):
-        names = [part for part in at[2:] if isinstance(part, str)]
-        if value and not value.startswith(("env:", "file:")) and names and _SECRET.search(names[-1]):
+        if value and not _is_reference(value) and _is_secret(at):
             yield at
+
+
+def _is_reference(value: str) -> bool:
+    return value.startswith(("env:", "file:"))
+
+
+def _is_secret(path: Path) -> bool:
+    """Whether the setting is one that secrets are kept in; an element of an array has its array's name."""
+    names = [part for part in path[2:] if isinstance(part, str)]
+    return bool(names) and _SECRET.search(names[-1]) is not None
 
 
 def _struct(raw: dict[str, Any], types: Types, path: Path, faults: Faults) -> type[msgspec.Struct] | None:
@@ -145,17 +163,21 @@ def _tls(
 ) -> None:
     """Trust and certificate of the client; of no effect, and so at fault, where calls do not go over TLS."""
     given = [key for key in ("ca_file", "client_cert", "client_key") if key in common]
-    if struct is not None and not faults.has((*path, "base_url")):
-        defaults = {field.name: field.default for field in msgspec.structs.fields(struct)}
-        base_url = str(settings.get("base_url", defaults.get("base_url", "")))
-        for key in given if not base_url.lower().startswith("https:") else ():
-            faults.add((*path, key), "of no effect: this provider is not called over https", f"remove {key}")
+    base_url = settings.get("base_url")
+    called = base_url.lower() if isinstance(base_url, str) else "https:" if _has_base_url(struct) else ""
+    for key in given if not called.startswith("https:") and not faults.has((*path, "base_url")) else ():
+        faults.add((*path, key), "of no effect: this provider is not called over https", f"remove {key}")
     if any(faults.has((*path, key)) for key in given):
         return
     if "ca_file" in common:
         files.authorities(common["ca_file"], (*path, "ca_file"), faults)
     paths = ((*path, "client_cert"), (*path, "client_key"))
     files.pair(common.get("client_cert"), common.get("client_key"), paths, faults)
+
+
+def _has_base_url(struct: type[msgspec.Struct] | None) -> bool:
+    """Whether the type may go over https by a default of its own; what is not known gets the benefit of the doubt."""
+    return struct is None or "base_url" in struct.__struct_fields__
 
 
 def _url(text: str, path: Path, faults: Faults) -> None:
@@ -181,7 +203,7 @@ def _url(text: str, path: Path, faults: Faults) -> None:
 def _header(name: str, value: Any, path: Path, faults: Faults) -> None:
     if not _TOKEN.match(name):
         faults.add(path, "not the name of a header", "use letters, digits and dashes")
-    elif name.lower() in _FRAMING:
-        faults.add(path, "a header that HTTP itself needs", "remove it")
+    elif name.lower() in _RESERVED:
+        faults.add(path, "a header that Penstock sets itself", "remove it")
     elif isinstance(value, str) and not all(char == "\t" or " " <= char <= "~" for char in value):
         faults.add(path, "the value holds a control byte or a letter outside ASCII", "write plain ASCII")
