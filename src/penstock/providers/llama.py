@@ -72,20 +72,20 @@ def model_name(settings: LlamaSettings) -> str:
     return settings.name or (BUILTIN_NAME if settings.model == BUILTIN else model_file(settings).stem)
 
 
-class _Prompt(msgspec.Struct):
+class _Prompt(msgspec.Struct, frozen=True):
     """The engine's answer to ``/apply-template``."""
 
     prompt: str
 
 
-class _Error(msgspec.Struct):
+class _Error(msgspec.Struct, frozen=True):
     message: str = ""
     type: str = ""
     n_prompt_tokens: int = 0
     n_ctx: int = 0
 
 
-class _ErrorBody(msgspec.Struct):
+class _ErrorBody(msgspec.Struct, frozen=True):
     error: _Error = _Error()
 
 
