@@ -1,0 +1,62 @@
+"""docs/fake-upstream.md says all that there is, and its examples work.
+
+Scripts stand there in fences marked TOML in capitals: those in small letters are configurations of the gateway.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import click
+import msgspec
+
+from penstock.fake_upstream.command import fake_upstream, log_line
+from penstock.fake_upstream.directives import WORDS
+from penstock.fake_upstream.script import Answer, parse
+
+PAGE = (Path(__file__).parents[2] / "docs" / "fake-upstream.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> str:
+    return PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def first_cells(text: str) -> list[str]:
+    cells = re.findall(r"^\| (`.+?) \|", text, re.MULTILINE)
+    return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_every_field_of_an_answer_is_documented_with_its_default() -> None:
+    assert set(first_cells(section("Scripts"))) == {field.name for field in msgspec.structs.fields(Answer)}
+
+
+def test_every_directive_is_documented() -> None:
+    assert first_cells(section("By model name")) == list(WORDS)
+
+
+def test_every_option_is_documented() -> None:
+    options = [option for parameter in fake_upstream.params for option in parameter.opts]
+    assert isinstance(fake_upstream, click.Command)
+    assert first_cells(PAGE.split("\n## ")[0]) == options
+
+
+def test_every_field_of_the_log_is_documented() -> None:
+    names = re.findall(r'^        "(\w+)":', (Path(log_line.__code__.co_filename)).read_text(), re.MULTILINE)
+    assert [name for name in names if f"`{name}`" not in section("The log")] == []
+    assert len(names) == 12
+
+
+def test_the_example_script_is_valid() -> None:
+    (text,) = re.findall(r"^```TOML\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    script = parse(tomllib.loads(text))
+    assert list(script.models) == ["gpt-5.4", "dies", "*"]
+
+
+def test_the_python_example_runs() -> None:
+    (text,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    result = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
