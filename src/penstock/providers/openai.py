@@ -86,7 +86,7 @@ class OpenAI:
         self._dialect = dialect
         self._now = now
         where = f"providers.{name}"
-        base_url = settings.base_url or dialect.base_url
+        base_url = settings.base_url if settings.base_url is not None else dialect.base_url
         if base_url is None:
             raise ValueError(f"{where}.base_url: missing; say where this server listens")
         self.origin, path = _locate(base_url, f"{where}.base_url")
@@ -109,6 +109,11 @@ class OpenAI:
             put["model"] = msgspec.json.encode(target.model)
         if chat.stream and not (chat.include_usage and self._dialect.stream_options):
             drop = self._patch_stream_options(chat, put)
+        # Empty lists mean none here, and are errors at OpenAI.
+        if "stop" in chat.fields and not chat.stop:
+            drop += ("stop",)
+        if "tools" in chat.fields and not chat.tools:
+            drop += ("tools",)
         if self._dialect.token_limit and ("max_tokens" in chat.fields or "max_completion_tokens" in chat.fields):
             drop += self._patch_token_limit(chat, target.model, put)
         body = patch(chat.body, put, drop) if put or drop else chat.body

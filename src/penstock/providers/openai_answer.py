@@ -111,7 +111,7 @@ class StreamReader:
         events, untouched = [], self._sse.plain
         try:
             for one in found:
-                if one == _DONE or (len(one) < 16 and one.strip() == _DONE):
+                if len(one) < 16 and one.strip() == _DONE:
                     self.done, fault = True, None
                     untouched = False
                     break

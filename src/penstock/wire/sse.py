@@ -6,7 +6,7 @@ event without data is no event. `event`, `id` and `retry` are dropped: chat comp
 clients fail on some of them. What comes out depends on the bytes alone, never on how they were cut.
 
 Nearly every read of an upstream's stream holds exactly whole events in the plainest form, ``data: {...}\\n\\n``. Those
-are recognised by one split and one count, and `plain` tells the caller that the bytes it passed in are themselves the
+are recognised by a few searches, and `plain` tells the caller that the bytes it passed in are themselves the
 events, so that it can forward them as they are. All else goes line by line, buffering only the line that is not yet
 whole and the data lines of the event that is not yet dispatched; both are bounded, and a stream that oversteps the
 bound ends in EventTooLarge, which hands over the events completed before it.
@@ -52,10 +52,15 @@ class SseReader:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take the next bytes; return the data of each event that they complete."""
-        if self._fresh and data.startswith(b"data: ") and data.endswith(b"\n\n") and len(data) <= self._max:
-            events = data[6:-2].split(b"\n\ndata: ")
-            if data.count(b"\n") == 2 * len(events) and b"\r" not in data and b"" not in events:
-                self.plain = True
+        if self._fresh and data[:6] == b"data: " and data.find(b"\r") < 0 and len(data) <= self._max:
+            if data.find(b"\n") == len(data) - 2 and data[-1:] == b"\n":
+                events = [data[6:-2]]
+                self.plain = len(data) > 8
+            else:
+                events = data[6:-2].split(b"\n\ndata: ")
+                # Two line feeds for each event, so none inside of one.
+                self.plain = data[-2:] == b"\n\n" and data.count(b"\n") == 2 * len(events) and b"" not in events
+            if self.plain:
                 return events
         self.plain = False
         return self._feed_lines(data)
