@@ -38,8 +38,10 @@ def read_head(path: Path) -> Head:
             return Head(size=path.stat().st_size, trained_context=_trained_context(file))
     except OSError as error:
         raise UnusableFile(f"cannot load model {path}: {error.strerror or error}") from error
-    except (struct.error, ValueError) as error:
-        raise UnusableFile(f"cannot load model {path}: {error or 'its head is damaged'}") from error
+    except struct.error as error:
+        raise UnusableFile(f"cannot load model {path}: its head is damaged") from error
+    except ValueError as error:
+        raise UnusableFile(f"cannot load model {path}: {error}") from error
 
 
 def _trained_context(file: BinaryIO) -> int:

@@ -18,6 +18,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import re
 import secrets
 import stat
 import sys
@@ -39,6 +40,8 @@ _UNLOADABLE_WAIT = 60.0
 _STEADY = 60.0  # seconds of service after which a crash counts as the first again
 _STOP_LIMIT = 2.0
 _TAIL = 4096  # bytes of what the engine printed last
+
+_STAMP = re.compile(r"^[\d.]+ E ")
 
 _log = logging.getLogger("penstock.engine")
 _report = msgspec.json.Decoder(Report)
@@ -160,13 +163,10 @@ async def _tail_of(process: Process) -> bytes:
 
 
 def _cause(printed: bytes) -> str:
-    """The line that tells most of why it ended: llama.cpp's own word on the file, else the last line."""
-    lines = [line.strip() for line in printed.decode(errors="replace").splitlines() if line.strip()]
-    for line in lines:
-        _, found, cause = line.partition("error loading model: ")
-        if found:
-            return cause
-    return lines[-1][:300] if lines else ""
+    """The line that tells most of why it ended: llama.cpp's first error, else the last line, as of a traceback."""
+    lines = [line for line in printed.decode(errors="replace").splitlines() if line.strip()]
+    told = [line for line in lines if " E " in line and "error" in line] or lines[-1:]
+    return " ".join(_STAMP.sub("", told[0]).split())[:300] if told else ""
 
 
 def _ending(code: int) -> str:

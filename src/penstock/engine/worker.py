@@ -80,8 +80,8 @@ def load(assignment: Assignment) -> tuple[xllamacpp.Server | None, Report]:
     Path(assignment.uds).unlink(missing_ok=True)  # left by a process that was killed; llama.cpp would not start
     try:
         server = xllamacpp.Server(params(assignment, head))
-    except RuntimeError as error:
-        return None, Unloadable(f"cannot load model {spec.model_path}: {error}")
+    except RuntimeError:  # what it says is always the same; what llama.cpp printed tells why
+        return None, Unloadable(f"cannot load model {spec.model_path}")
     return server, Loaded(choose_context(spec, head), choose_threads(spec, head))
 
 
