@@ -42,12 +42,12 @@ def check_config(file: Path | None) -> None:
 
 
 def _build(config: Config, file: Path) -> None:
-    """Build the providers as a worker would, which calls nothing; what they refuse is a problem too."""
+    """Build the providers as a worker would, which calls nothing; what one refuses, by a message that names it."""
     problems = []
-    for name, upstream in config.providers.items():
+    for upstream in config.providers.values():
         try:
             build(upstream, EngineAddress("", ""))
         except ValueError as error:
-            problems.append(Problem(f"providers.{name}", None, str(error), "see docs/configuration.md"))
+            problems.append(Problem("", None, str(error), "correct it as docs/configuration.md says"))
     if problems:
         raise ConfigError(problems, str(file))
