@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock.types import Exchange, Record
+from penstock.types import Exchange, Record, milliseconds
 
 
 def record(exchange: Exchange, now: float) -> Record:
@@ -21,8 +21,8 @@ def record(exchange: Exchange, now: float) -> Record:
         ended=exchange.ended,
         code=exchange.code,
         usage=exchange.usage,
-        duration_ms=round((now - exchange.started) * 1000, 3),
-        first_event_ms=round((first - exchange.started) * 1000, 3) if first is not None else None,
+        duration_ms=milliseconds(now - exchange.started),
+        first_event_ms=milliseconds(first - exchange.started) if first is not None else None,
         attempts=tuple(exchange.attempts),
         client_request_id=exchange.client_request_id,
         client=exchange.client,

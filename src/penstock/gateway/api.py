@@ -109,8 +109,8 @@ class Api:
             return b"GET", self._get_model
         raise NotFound(f"Unknown route: {_shown(path)}.", code="unknown_url")
 
-    async def _chat(self, request: Request, exchange: Exchange) -> None:
-        await complete(self.gateway, request, exchange, self._refuse)
+    def _chat(self, request: Request, exchange: Exchange) -> Awaitable[None]:
+        return complete(self.gateway, request, exchange, self._refuse)
 
     async def _list_models(self, request: Request, exchange: Exchange) -> None:
         names = self.gateway.routes.names(_principal(exchange))

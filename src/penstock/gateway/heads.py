@@ -45,10 +45,5 @@ def lines(exchange: Exchange, now: float, kind: bytes, target: Target | None = N
         kind,
         request_id,
         elapsed_ms,
-        header_value(f"{target.provider}/{target.model}"),
+        target.label,
     )
-
-
-def header_value(text: str) -> bytes:
-    """Text that may hold anything, as a header value that cannot end its line."""
-    return text.encode("ascii", "replace") if text.isprintable() else b"unprintable"

@@ -35,6 +35,8 @@ def refusal_for(failure: Failure, target: Target) -> Refusal:
         if failure.model_missing and target.wildcard:
             return ModelNotFound(f"The model `{target.model[:64]}` does not exist or you do not have access to it.")
         return UpstreamFailed(failure.message, code="upstream_refused")
+    if failure.quota_spent:
+        return RateLimited(failure.message, code="insufficient_quota", headers=((b"x-should-retry", b"false"),))
     if kind is FailureKind.RATE_LIMITED:
         return RateLimited(failure.message, headers=_retry_after(failure))
     if kind is FailureKind.UNAVAILABLE and failure.status in (503, 529):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from penstock.config import Model
+from penstock.config import Model, TargetConfig
 from penstock.errors import ModelNotFound, Overloaded
 from penstock.types import Principal, Target
 
@@ -93,9 +93,18 @@ def not_found(model: str) -> ModelNotFound:
 
 
 def _targets(route: str, model: Model, asked: str) -> tuple[Target, ...]:
-    return tuple(
-        Target(route, target.provider, target.model or asked, wildcard=target.model is None and route[-1:] == "*")
-        for target in model.targets
+    return tuple(_target(route, target, asked) for target in model.targets)
+
+
+def _target(route: str, target: TargetConfig, asked: str) -> Target:
+    model = target.model or asked
+    label = f"{target.provider}/{model}"
+    return Target(
+        route,
+        target.provider,
+        model,
+        wildcard=target.model is None and route[-1:] == "*",
+        label=label.encode() if label.isascii() and label.isprintable() else target.provider.encode(),
     )
 
 

@@ -24,7 +24,7 @@ from penstock.gateway.refusals import refusal_for
 from penstock.gateway.routing import Plan
 from penstock.http.client import ClientConnection, HeaderList, Pool, PoolError
 from penstock.providers.base import Call, Preparation, Provider, Reader, Reply
-from penstock.types import Attempt, Exchange, Target
+from penstock.types import Attempt, Exchange, Target, milliseconds
 from penstock.wire.chat import ChatRequest
 
 HELD_BYTES = 64 * 1024
@@ -55,46 +55,24 @@ class Entry:
 class Answer:
     """One attempt's answer: fed by a connection, read by a provider's reader, pushed into an output."""
 
-    __slots__ = (
-        "_connection",
-        "_ended",
-        "_entry",
-        "_error_status",
-        "_headers",
-        "_held",
-        "_output",
-        "_reader",
-        "_size",
-        "_stream",
-        "committed",
-        "failure",
-        "outcome",
-        "started",
-        "tail",
-        "target",
-    )
+    # Defaults stand on the class, since setting them for each attempt is a cost.
+    tail = b""  # the withheld end, once it has ended well
+    failure: Failure | None = None  # why it ended badly
+    committed = False
+    _connection: ClientConnection | None = None
+    _ended: asyncio.Future[None] | None = None
+    _error_status = 0
+    _headers: HeaderList = []  # noqa: RUF012  # replaced, never changed
+    _size = 0
 
     def __init__(self, entry: Entry, target: Target, reader: Reader, output: Output | None) -> None:
         self.target = target
-        self.tail = b""  # the withheld end, once it has ended well
-        self.failure: Failure | None = None  # why it ended badly
-        self.committed = False
-        self.started = 0.0
-        self.outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # commit point, or failure
+        self.started = time.monotonic()
+        self.outcome: asyncio.Future[None] = entry.pool.loop.create_future()  # commit point, or failure
+        self.reader = reader
         self._entry = entry
-        self._reader = reader
         self._output = output
-        self._stream = output is not None
-        self._connection: ClientConnection | None = None
-        self._ended: asyncio.Future[None] | None = None
-        self._error_status = 0
-        self._headers: HeaderList = []
         self._held: list[bytes] = []
-        self._size = 0
-
-    @property
-    def reader(self) -> Reader:
-        return self._reader
 
     def send(self, connection: ClientConnection, call: Call) -> None:
         self._connection = connection
@@ -103,7 +81,7 @@ class Answer:
     async def end(self) -> None:
         """Wait for the end of a committed answer; then either `tail` or `failure` is set."""
         if self._connection is not None:
-            self._ended = asyncio.get_running_loop().create_future()
+            self._ended = self._entry.pool.loop.create_future()
             await self._ended
 
     def abort(self) -> None:
@@ -124,15 +102,15 @@ class Answer:
 
     # -- the connection's callbacks
 
-    def on_head(self, status: int, headers: HeaderList) -> None:
+    def on_head(self, status: int, connection: ClientConnection) -> None:
         if not 200 <= status < 300:
             self._error_status = status
-            self._headers = headers
+            self._headers = connection.headers()
 
     def on_data(self, data: bytes) -> None:
         if self._connection is None:
             return
-        if self._error_status or not self._stream:
+        if self._error_status or self._output is None:
             self._size += len(data)
             limit = MAX_ERROR_BYTES if self._error_status else self._entry.config.max_answer_bytes
             if self._size > limit:
@@ -142,13 +120,13 @@ class Answer:
             self._held.append(data)
             return
         try:
-            out = self._reader.feed(data)
+            out = self.reader.feed(data)
         except ProviderFault as fault:
             self._fail(fault.failure)
             return
         if out:
             self._push(out)
-        if self._reader.done:
+        if self.reader.done:
             self._finish()
 
     def on_end(self) -> None:
@@ -174,7 +152,7 @@ class Answer:
             return
         self._held.append(out)
         self._size += len(out)
-        if self._reader.committed or self._size > HELD_BYTES:
+        if self.reader.committed or self._size > HELD_BYTES:
             self._commit()
 
     def _commit(self) -> None:
@@ -189,11 +167,11 @@ class Answer:
 
     def _finish(self) -> None:
         try:
-            self.tail = self._reader.close()
+            self.tail = self.reader.close()
         except ProviderFault as fault:
             self._fail(fault.failure)
             return
-        if self._stream and not self.committed:
+        if self._output is not None and not self.committed:
             self._commit()
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -227,8 +205,8 @@ class _Collect:
         self._parts: list[bytes] = []
         self._size = 0
 
-    def on_head(self, status: int, headers: HeaderList) -> None:
-        self._status, self._headers = status, headers
+    def on_head(self, status: int, connection: ClientConnection) -> None:
+        self._status, self._headers = status, connection.headers()
 
     def on_data(self, data: bytes) -> None:
         self._size += len(data)
@@ -270,7 +248,6 @@ class Upstreams:
     async def _attempt(self, chat: ChatRequest, target: Target, exchange: Exchange, output: Output) -> Answer:
         entry = self._entries[target.provider]
         answer = Answer(entry, target, entry.provider.reader(chat, target), output if chat.stream else None)
-        answer.started = time.monotonic()
         try:
             call = entry.provider.prepare(chat, target)
             if not isinstance(call, Call):
@@ -320,6 +297,6 @@ def note(exchange: Exchange, answer: Answer, outcome: str = "ok") -> None:
             model=answer.target.model,
             status=failure.status if failure is not None else 200 if outcome == "ok" else 0,
             outcome=failure.kind.value if failure is not None else outcome,
-            duration_ms=round((time.monotonic() - answer.started) * 1000, 3),
+            duration_ms=milliseconds(time.monotonic() - answer.started),
         )
     )

@@ -25,7 +25,6 @@ import contextlib
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
@@ -41,11 +40,15 @@ NEVER = float("inf")
 
 HeaderList = list[tuple[bytes, bytes]]
 
+_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
+_FRAMING_LENGTHS = frozenset(map(len, _FRAMING))
+
 
 class Sink(Protocol):
     """Who is told of an answer. Callbacks must not raise; they may call `abort` or `detach`."""
 
-    def on_head(self, status: int, headers: HeaderList) -> None: ...
+    # `connection.headers()` may be called here, and not later.
+    def on_head(self, status: int, connection: ClientConnection) -> None: ...
 
     def on_data(self, data: bytes) -> None: ...
 
@@ -65,7 +68,7 @@ class PoolError(Exception):
 class _Drain:
     """Takes the rest of an answer that nobody wants any more."""
 
-    def on_head(self, status: int, headers: HeaderList) -> None: ...
+    def on_head(self, status: int, connection: ClientConnection) -> None: ...
 
     def on_data(self, data: bytes) -> None: ...
 
@@ -137,6 +140,10 @@ class ClientConnection(asyncio.Protocol):
         self.total_deadline = now + deadlines.total
         self._received = 0
         self.transport.write(b"%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body))
+
+    def headers(self) -> HeaderList:
+        """The fields of the head that has just been read, with lower-case names."""
+        return [(name.lower(), value) for name, value in self._headers]
 
     def first_event_seen(self) -> None:
         """From here on silence is measured between reads."""
@@ -219,10 +226,14 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._headers = []
+        self._until_close = True  # unless a field tells where the body ends
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_body:
-            self._headers.append((name.lower(), value))
+        if self._in_body:
+            return  # a trailer
+        self._headers.append((name, value))
+        if len(name) in _FRAMING_LENGTHS and name.lower() in _FRAMING:
+            self._until_close = False
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -230,12 +241,12 @@ class ClientConnection(asyncio.Protocol):
         if self._informational or self.sink is None:
             return
         self._in_body = True
-        framed = any(name in (b"content-length", b"transfer-encoding") for name, _ in self._headers)
-        self._until_close = not framed and status not in (204, 304)
+        if status == 204 or status == 304:
+            self._until_close = False
         if self.phase is FailureKind.TIMEOUT_HEADERS:
             self.phase = FailureKind.TIMEOUT_FIRST_EVENT
             self.deadline = self.pool.swept + self.pool.deadlines.first_event
-        self.sink.on_head(status, self._headers)
+        self.sink.on_head(status, self)
 
     def on_body(self, data: bytes) -> None:
         if self.sink is not None:
@@ -300,7 +311,8 @@ class Pool:
         self.max_head_bytes = upstream.max_head_bytes
         self.open = 0
         self.connections: set[ClientConnection] = set()
-        self.now: Callable[[], float] = asyncio.get_running_loop().time
+        self.loop = asyncio.get_running_loop()
+        self.now = self.loop.time
         self.swept = self.now()
         self._max = upstream.max_connections
         self._wait = upstream.pool_wait

@@ -82,27 +82,20 @@ class Request:
     connection, "" on a unix socket. `received`: loop time at which its head was whole. `context` belongs to the app.
     """
 
-    __slots__ = (
-        "body",
-        "chunked",
-        "connection",
-        "context",
-        "drained",
-        "expects_continue",
-        "flow",
-        "headers",
-        "http_1_0",
-        "hung_up",
-        "keep_alive",
-        "method",
-        "path",
-        "pending",
-        "query",
-        "received",
-        "refusal",
-        "started",
-        "task",
-    )
+    # Defaults stand on the class: most requests never change most of them, and setting them costs more than parsing.
+    body = b""
+    chunked = False
+    context: object = None
+    drained = False
+    expects_continue = False
+    flow: Flow | None = None
+    http_1_0 = False
+    hung_up = False
+    keep_alive = True
+    pending: asyncio.Future[None] | None = None
+    refusal: Refusal | None = None
+    started = False
+    task: asyncio.Task[None] | None = None
 
     def __init__(self, connection: Connection, method: bytes, path: bytes, query: bytes, received: float) -> None:
         self.connection = connection
@@ -111,19 +104,6 @@ class Request:
         self.query = query
         self.headers = connection.fields
         self.received = received
-        self.body = b""
-        self.chunked = False
-        self.context: object = None
-        self.drained = False
-        self.expects_continue = False
-        self.flow: Flow | None = None
-        self.http_1_0 = False
-        self.hung_up = False
-        self.keep_alive = True
-        self.pending: asyncio.Future[None] | None = None
-        self.refusal: Refusal | None = None
-        self.started = False
-        self.task: asyncio.Task[None] | None = None
 
     @property
     def peer(self) -> str:
