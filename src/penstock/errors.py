@@ -182,7 +182,8 @@ class Failure(msgspec.Struct, frozen=True):
 
     `message` is fit for the caller. `body` is the upstream's own error body where the caller is to see it
     unchanged (kind INVALID), else None. `retry_after` is in seconds, as the upstream asked.
-    `model_missing`: the upstream says that it has no such model.
+    `model_missing`: the upstream says that it has no such model. `quota_spent`: the limit is not one of rate, so that
+    waiting does not help.
     """
 
     kind: FailureKind
@@ -191,6 +192,7 @@ class Failure(msgspec.Struct, frozen=True):
     body: bytes | None = None
     retry_after: float | None = None
     model_missing: bool = False
+    quota_spent: bool = False
 
 
 class ProviderFault(Exception):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import Failure, FailureKind
-from penstock.providers.openai_errors import failure_of
+from penstock.providers.openai_errors import failure_in_band, failure_of
 
 NOW = 1_760_000_000.0  # Thu, 09 Oct 2025 08:53:20 GMT
 
@@ -91,6 +93,20 @@ def test_a_404_for_the_model_is_told_from_a_404_for_the_path(body: bytes) -> Non
     assert failure(404, body).model_missing
     assert not failure(404, b'{"detail":"Not Found"}').model_missing
     assert not failure(403, body).model_missing
+
+
+def test_a_spent_quota_is_told_from_a_rate() -> None:
+    error = {
+        "message": "org-secret has no quota",
+        "type": "insufficient_quota",
+        "code": "insufficient_quota",
+    }
+    for found in (failure(429, json.dumps({"error": error}).encode(), retry_after="7"), failure_in_band("acme", error)):
+        assert found.kind is FailureKind.RATE_LIMITED
+        assert found.quota_spent
+        assert found.retry_after is None
+        assert "secret" not in found.message
+    assert not failure(429, b'{"error":{"message":"m","code":"rate_limit_exceeded"}}').quota_spent
 
 
 @pytest.mark.parametrize(

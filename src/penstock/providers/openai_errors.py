@@ -18,6 +18,7 @@ from penstock.errors import Failure, FailureKind
 from penstock.wire.answer import BROKEN, decode_any
 
 _MAX_TEXT = 300
+_QUOTA = "insufficient_quota"
 
 _BY_STATUS = {
     400: FailureKind.INVALID,
@@ -83,6 +84,8 @@ def failure_of(provider: str, status: int, headers: Sequence[tuple[bytes, bytes]
     missing = status == 404 and _names_no_model(error)
     if missing:
         message = f"The provider {provider!r} does not have this model."
+    if kind is FailureKind.RATE_LIMITED and _QUOTA in _names(error):
+        return _quota(provider, status)
     retry_after = None
     if kind in (FailureKind.RATE_LIMITED, FailureKind.UNAVAILABLE):
         retry_after = _retry_after(headers, now)
@@ -92,8 +95,8 @@ def failure_of(provider: str, status: int, headers: Sequence[tuple[bytes, bytes]
 def failure_in_band(provider: str, error: Any) -> Failure:
     """Classify an error object that came with status 200, as a body or as an event of a stream."""
     status, name, kind = 0, "", FailureKind.UNAVAILABLE
-    members = error if isinstance(error, dict) else {}
-    for value in (members.get("code"), members.get("type")):
+    names = _names(error)
+    for value in names:
         number = _status(value)
         if number:
             status, kind = number, _kind_of_status(number)
@@ -105,9 +108,9 @@ def failure_in_band(provider: str, error: Any) -> Failure:
         envelope = {"error": error}
         body = msgspec.json.encode(envelope) if _is_envelope(envelope) else None
         return _invalid(provider, status or 400, error, body)
-    if not name:
-        name = _first_name(members.get("code"), members.get("type"))
-    detail = name or (f"status {status}" if status else "no reason that we know")
+    if name == _QUOTA:
+        return _quota(provider, 429)
+    detail = name or _first_name(names) or (f"status {status}" if status else "no reason that we know")
     message = f"The provider {provider!r} reported an error in its answer: it {_WORDS[kind]} ({detail})."
     return Failure(kind, message, status, model_missing=name == "model_not_found")
 
@@ -155,14 +158,22 @@ def _is_envelope(found: Any) -> bool:
 
 
 def _names_no_model(error: Any) -> bool:
-    if isinstance(error, dict) and "model_not_found" in (error.get("code"), error.get("type")):
-        return True
-    return bool(_NO_MODEL.search(_text(error)))
+    return "model_not_found" in _names(error) or bool(_NO_MODEL.search(_text(error)))
 
 
-def _first_name(*values: Any) -> str:
-    """The first value that looks like an error's name and not like text, or an empty string."""
-    for value in values:
+def _names(error: Any) -> tuple[Any, ...]:
+    """What an error says that it is, the finer name first."""
+    return (error.get("code"), error.get("type")) if isinstance(error, dict) else ()
+
+
+def _quota(provider: str, status: int) -> Failure:
+    message = f"The quota at the provider {provider!r} is spent."
+    return Failure(FailureKind.RATE_LIMITED, message, status, quota_spent=True)
+
+
+def _first_name(names: Sequence[Any]) -> str:
+    """The first that looks like a name and not like text, or an empty string."""
+    for value in names:
         if isinstance(value, str) and _NAME.fullmatch(value):
             return value
     return ""

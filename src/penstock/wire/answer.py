@@ -1,4 +1,4 @@
-"""What Penstock reads in an upstream's answer, and the answers it writes itself: chat.completion and its chunks.
+"""What Penstock reads in a chat.completion or its chunks, what it mends there, and how usage is written.
 
 Reading: the views name only the members that decide something (has the answer begun, is it whole, what did it cost, is
 it an error). Members whose shape differs between servers are taken as they come, and `usage_of` makes the best of what
@@ -8,18 +8,17 @@ Mending: some servers send shapes that the official clients fail on: no role on 
 of them, a null delta, a second finish_reason, reasoning under another name. `mend_chunk` rewrites such an event, and
 `mend_completion` a whole answer; members that are not at fault keep their bytes.
 
-Writing: `chunk`, `usage_chunk` and `completion` have exactly the members that OpenAI sends, nulls included.
+Writing: `usage_object` is the form in which our own answers report usage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from penstock.types import Usage
-from penstock.wire.sse import event
 
 RawObject = dict[str, msgspec.Raw]
 
@@ -195,58 +194,6 @@ def _name_reasoning(part: RawObject) -> None:
         part["reasoning_content"] = reasoning
 
 
-class Choice(msgspec.Struct, frozen=True):
-    """One choice of an answer of our own; `reasoning` is empty where the model gave none."""
-
-    index: int
-    content: str
-    finish_reason: str
-    reasoning: str = ""
-
-
-def chunk(
-    answer_id: str,
-    created: int,
-    model: str,
-    index: int,
-    delta: Mapping[str, Any],
-    finish_reason: str | None = None,
-    usage_asked: bool = False,
-) -> bytes:
-    """One event of a stream of our own.
-
-    `created` is in whole Unix seconds. `delta`: ``{"role": "assistant", "content": ""}`` first, then
-    ``{"content": ...}`` or ``{"reasoning_content": ...}``, and ``{}`` with the finish_reason. `usage_asked`: the
-    caller set include_usage, so every chunk says ``usage: null``.
-    """
-    choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-    body = _chunk_head(answer_id, created, model, [choice])
-    if usage_asked:
-        body["usage"] = None
-    return event(_json.encode(body))
-
-
-def usage_chunk(answer_id: str, created: int, model: str, usage: Usage) -> bytes:
-    """The last event before [DONE] for a caller that set include_usage."""
-    body = _chunk_head(answer_id, created, model, [])
-    body["usage"] = usage_object(usage)
-    return event(_json.encode(body))
-
-
-def completion(answer_id: str, created: int, model: str, choices: Sequence[Choice], usage: Usage) -> bytes:
-    """A whole answer of our own, as JSON."""
-    return _json.encode(
-        {
-            "id": answer_id,
-            "object": "chat.completion",
-            "created": created,
-            "model": model,
-            "choices": [_choice_object(choice) for choice in choices],
-            "usage": usage_object(usage),
-        }
-    )
-
-
 def usage_object(usage: Usage) -> dict[str, Any]:
     """Usage in OpenAI's form."""
     return {
@@ -260,26 +207,4 @@ def usage_object(usage: Usage) -> dict[str, Any]:
             "accepted_prediction_tokens": 0,
             "rejected_prediction_tokens": 0,
         },
-    }
-
-
-def _choice_object(choice: Choice) -> dict[str, Any]:
-    message: dict[str, Any] = {
-        "role": "assistant",
-        "content": choice.content,
-        "refusal": None,
-        "annotations": [],
-    }
-    if choice.reasoning:
-        message["reasoning_content"] = choice.reasoning
-    return {"index": choice.index, "message": message, "logprobs": None, "finish_reason": choice.finish_reason}
-
-
-def _chunk_head(answer_id: str, created: int, model: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "id": answer_id,
-        "object": "chat.completion.chunk",
-        "created": created,
-        "model": model,
-        "choices": choices,
     }
