@@ -67,3 +67,12 @@ def test_a_data_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
     assert only(problems(tmp_path, server('data_dir = ""'))).message == "empty"
     problem = only(problems(tmp_path, GOOD, {**ENV, "PENSTOCK_DATA_DIR": f"{tmp_path}/file"}))
     assert (problem.where, problem.line) == ("PENSTOCK_DATA_DIR", None)
+
+
+def test_an_element_of_the_wrong_type_moves_no_other(tmp_path: Path) -> None:
+    found = problems(tmp_path, server('trusted_proxies = [1, "::1", 2,\n"x"]'))
+    assert [(problem.where, problem.line) for problem in found] == [
+        ("server.trusted_proxies[0]", 2),
+        ("server.trusted_proxies[2]", 2),
+        ("server.trusted_proxies[3]", 3),
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -28,11 +28,11 @@ def check(server: Server, env: Mapping[str, str], faults: Faults) -> Server:
     if not any(faults.has((*PATH, name)) for name in paths):
         files.pair(paths["tls_cert"], paths["tls_key"], ((*PATH, "tls_cert"), (*PATH, "tls_key")), faults)
     _networks(server.trusted_proxies, faults)
-    for i, host in enumerate(server.admin_hosts):
+    for path, host in _elements(server.admin_hosts, (*PATH, "admin_hosts"), faults):
         if not is_host(host) and not _is_v6(host):
             fix = "write a host name or an address alone, without scheme, port or brackets"
-            faults.add((*PATH, "admin_hosts", i), "not a host name", fix)
-    if server.limits.body_bytes > server.limits.buffered_bytes:
+            faults.add(path, "not a host name", fix)
+    if not faults.has((*PATH, "limits")) and server.limits.body_bytes > server.limits.buffered_bytes:
         message = "more than buffered_bytes, so that such a body would never be taken"
         faults.add((*PATH, "limits", "body_bytes"), message, "lower body_bytes or raise buffered_bytes")
     return msgspec.structs.replace(server, **paths)
@@ -63,8 +63,7 @@ def _collide(one: Address, other: Address) -> bool:
 
 
 def _networks(networks: tuple[str, ...], faults: Faults) -> None:
-    for i, text in enumerate(networks):
-        path = (*PATH, "trusted_proxies", i)
+    for path, text in _elements(networks, (*PATH, "trusted_proxies"), faults):
         try:
             ipaddress.ip_network(text)
         except ValueError:
@@ -74,6 +73,16 @@ def _networks(networks: tuple[str, ...], faults: Faults) -> None:
                 faults.add(path, "neither an address nor a network", "write it as 10.0.0.7, 10.0.0.0/8 or fd00::/8")
             else:
                 faults.add(path, "an address within a network, not the network", f"write {whole} for all of it")
+
+
+def _elements(values: tuple[str, ...], path: Path, faults: Faults) -> Iterator[tuple[Path, str]]:
+    """Each value with its place in the file, where those that are no strings stood between them."""
+    i = 0
+    for value in values:
+        while faults.has((*path, i)):
+            i += 1
+        yield (*path, i), value
+        i += 1
 
 
 def _is_v6(text: str) -> bool:
