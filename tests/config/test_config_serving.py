@@ -41,6 +41,11 @@ def test_a_certificate_and_its_key_belong_together(tmp_path: Path) -> None:
     assert found('tls_cert = "@/cert.pem"').message == "set without tls_key"
     assert found('tls_key = "@/key.pem"').message == "set without tls_cert"
     assert found('tls_cert = "@/cert.pem"\ntls_key = "@/none.pem"').line == 3
+    alone = problems(tmp_path, server('tls_key = "/none.pem"'))
+    assert [problem.message.partition(":")[0] for problem in alone] == [
+        "set without tls_cert",
+        "/none.pem cannot be read",
+    ]
     mismatch = found('tls_cert = "@/cert.pem"\ntls_key = "@/other.pem"')
     assert (mismatch.where, mismatch.message) == ("server.tls_key", "the key does not belong to the certificate")
     assert "cannot be loaded" in found('tls_cert = "@/text.pem"\ntls_key = "@/key.pem"').message

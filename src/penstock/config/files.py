@@ -67,6 +67,7 @@ def pair(cert: str | None, key: str | None, paths: tuple[Path, Path], faults: Fa
     if cert is None or key is None:
         given, missing = (paths[1], paths[0]) if cert is None else paths
         faults.add(given, f"set without {missing[-1]}", f"set {missing[-1]} too, or remove {given[-1]}")
+        read_start(cert or key or "", given, faults)
         return
     readable = [read_start(name, path, faults) is not None for name, path in zip((cert, key), paths, strict=True)]
     if not all(readable):

@@ -176,9 +176,9 @@ def _expected(kind: inspect.Type) -> str:
 def _range(kind: inspect.IntType | inspect.FloatType) -> str:
     if kind.ge is not None and kind.le is not None:
         return f" from {_number(kind.ge)} to {_number(kind.le)}"
-    bounds = (("of at least", kind.ge), ("above", kind.gt), ("of at most", kind.le), ("below", kind.lt))
+    bounds = (("at least", kind.ge), ("above", kind.gt), ("at most", kind.le), ("below", kind.lt))
     said = [f"{word} {_number(bound)}" for word, bound in bounds if bound is not None]
-    return f" {' and '.join(said)}" if said else ""
+    return f" {', '.join(said)}" if said else ""
 
 
 def _number(value: float) -> str:
