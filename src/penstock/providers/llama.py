@@ -32,6 +32,7 @@ from penstock.providers.llama_answer import LAST_EVENT_FIELDS, Answer, LlamaRead
 from penstock.providers.llama_messages import FORMS, refuse_media
 from penstock.providers.llama_sampling import sampling
 from penstock.types import EngineAddress, Origin, Target
+from penstock.wire.answer import BROKEN
 from penstock.wire.chat import ChatRequest
 from penstock.wire.envelope import envelope
 from penstock.wire.members import split
@@ -140,7 +141,7 @@ class Llama:
         """Classify an error answer of the engine."""
         try:
             error = msgspec.json.decode(body, type=_ErrorBody).error
-        except msgspec.DecodeError:
+        except BROKEN:
             error = _Error()
         if error.type == "exceed_context_size_error":
             return _invalid(
