@@ -11,7 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from penstock.errors import InvalidRequest
-from penstock.wire.diagnose import misshapen
+from penstock.wire.diagnose import excerpt, misshapen
 from penstock.wire.members import nested_too_deeply, not_json, refuse_repeats, split
 from penstock.wire.messages import Message
 from penstock.wire.params import (
@@ -24,6 +24,7 @@ from penstock.wire.params import (
     ReasoningEffort,
     ResponseFormat,
     ServiceTier,
+    StreamOptions,
     ToolChoice,
     Verbosity,
 )
@@ -34,6 +35,7 @@ TOP_LEVEL_NAMES = 256  # far above what is documented, and what bounds the work 
 _PARAMS = msgspec.json.Decoder(Params)
 _NULL = msgspec.Raw(b"null")
 _KNOWN = frozenset(Params.__struct_fields__)
+_STREAM_OPTIONS = frozenset(StreamOptions.__struct_fields__)
 
 
 class ChatRequest(msgspec.Struct, frozen=True, gc=False):
@@ -92,26 +94,29 @@ def decode_chat(body: bytes) -> ChatRequest:
     if len(members) > TOP_LEVEL_NAMES:
         raise InvalidRequest(f"The request has more than {TOP_LEVEL_NAMES} parameters.")
     refuse_repeats(body, members)
+    unknown = _unknown(members, _KNOWN)
     for name in members:
         rule = RULES.get(name)
         if rule is not None:
             rule(params)
-    return _request(body, params, members)
-
-
-def _request(body: bytes, params: Params, members: dict[str, msgspec.Raw]) -> ChatRequest:
-    n, seed, top_logprobs, options = params.n, params.seed, params.top_logprobs, params.stream_options
-    if options is not None:
+    if params.stream_options is not None:
         # Whether usage is reported must not depend on which of two members an upstream reads.
-        raw = members["stream_options"]
-        refuse_repeats(bytes(raw), split(raw), "stream_options.")
+        raw = bytes(members["stream_options"])
+        options = split(raw)
+        refuse_repeats(raw, options, "stream_options.")
+        _unknown(options, _STREAM_OPTIONS)
+    return _request(body, params, members, unknown)
+
+
+def _request(body: bytes, params: Params, members: dict[str, msgspec.Raw], unknown: tuple[str, ...]) -> ChatRequest:
+    n, seed, top_logprobs, options = params.n, params.seed, params.top_logprobs, params.stream_options
     # By position, in the order of the declaration: thirty keywords would cost as much as all the rest of decoding.
     return ChatRequest(
         body,
         params.model,
         params.messages,
         _present(members),
-        () if members.keys() <= _KNOWN else tuple(name for name in members if name not in _KNOWN),
+        unknown,
         params.stream is True,
         options is not None and options.include_usage is True,
         1 if n is None else integer("n", n, 1, 128),
@@ -138,6 +143,24 @@ def _request(body: bytes, params: Params, members: dict[str, msgspec.Raw]) -> Ch
         params.metadata,
         params.user,
     )
+
+
+def _unknown(members: dict[str, msgspec.Raw], known: frozenset[str]) -> tuple[str, ...]:
+    """The names that are not known. Refuses one that differs from a known name in case alone.
+
+    Servers that match names in any case, as Go's encoding/json does, would take it for the known one: `Model` beside
+    `model` would name another model than the one that was authorised.
+    """
+    if members.keys() <= known:
+        return ()
+    unknown = tuple(name for name in members if name not in known)
+    for name in unknown:
+        meant = name.casefold()
+        if meant in known:
+            raise InvalidRequest(
+                f"Unrecognized request argument supplied: {excerpt(name)}. Did you mean '{meant}'?", param=excerpt(name)
+            )
+    return unknown
 
 
 def _present(members: dict[str, msgspec.Raw]) -> frozenset[str]:

@@ -110,6 +110,6 @@ def _collect(kind: inspect.Type, path: str, found: dict[str, tuple[str, ...]]) -
     elif isinstance(kind, inspect.StructType):
         if kind.tag_field is not None:
             place = f"{path}.{kind.tag_field}"
-            found[place] = (*found.get(place, ()), str(kind.tag))
+            found[place] = tuple(dict.fromkeys((*found.get(place, ()), str(kind.tag))))
         for field in kind.fields:
             _collect(field.type, f"{path}.{field.encode_name}" if path else field.encode_name, found)

@@ -10,8 +10,7 @@ from penstock.errors import InvalidRequest
 
 _DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ENCODER = msgspec.json.Encoder()
-_KEY = re.compile(rb'[ \t\r\n]*("(?:[^"\\]|\\.)*+")[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
-_END = re.compile(rb"[ \t\r\n]*([,}])")
+_KEY = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*"([^"\\]*+(?:\\.[^"\\]*+)*+)"[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
 
 
 def split(body: bytes) -> dict[str, msgspec.Raw]:
@@ -43,21 +42,21 @@ def refuse_repeats(body: bytes, members: dict[str, msgspec.Raw], prefix: str = "
     """
     if join(members) == body:  # the usual case, at a tenth of the cost: written compactly, each name once
         return
-    at = body.index(b"{") + 1
-    last = b","
+    at, found = 0, ""
     for name, raw in members.items():
         # So far the body's members and those of the split are the same. They part where a name comes again, or
-        # where the split has the value of a later member of that name.
-        found, at = _key(body, at)
+        # where the split has the value of a later member of that name; 1 is then found where 12 stands.
+        key = _KEY.match(body, at)
+        if key is None:
+            break
+        found = name if key[1] == name.encode() else _decoded(key[1])
         value = bytes(raw)
-        if found != name or not body.startswith(value, at):
+        at = key.end() + len(value)
+        if found != name or not body.startswith(value, key.end()):
             raise _repeated(prefix + found)
-        end = _END.match(body, at + len(value))
-        if end is None:  # as 1 is found where 12 stands
-            raise _repeated(prefix + found)
-        at, last = end.end(), end[1]
-    if last == b"," and members:
-        raise _repeated(prefix + _key(body, at)[0])
+    if body[at:].strip() != b"}" and members:
+        key = _KEY.match(body, at)
+        raise _repeated(prefix + (found if key is None else _decoded(key[1])))
 
 
 def not_json() -> InvalidRequest:
@@ -73,14 +72,8 @@ def nested_too_deeply() -> InvalidRequest:
     return InvalidRequest("The JSON body of your request is nested too deeply.")
 
 
-def _key(body: bytes, at: int) -> tuple[str, int]:
-    """The name of the member that begins at `at`, and where its value begins."""
-    match = _KEY.match(body, at)
-    if match is None:
-        raise not_json()
-    literal = match[1]
-    name = literal[1:-1].decode() if b"\\" not in literal else msgspec.json.decode(literal, type=str)
-    return name, match.end()
+def _decoded(name: bytes) -> str:
+    return msgspec.json.decode(b'"%b"' % name, type=str)
 
 
 def _repeated(name: str) -> InvalidRequest:

@@ -120,8 +120,9 @@ def _name(param: str, name: str) -> None:
 
 
 def _model(params: Params) -> None:
-    _not_empty("model", params.model)
-    _longest("model", params.model, MODEL_LENGTH)
+    if not 0 < len(params.model) <= MODEL_LENGTH:
+        _not_empty("model", params.model)
+        _longest("model", params.model, MODEL_LENGTH)
 
 
 def _messages(params: Params) -> None:
