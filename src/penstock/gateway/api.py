@@ -160,7 +160,7 @@ class Api:
         return headers + extra, body if body is not None else envelope(refusal)
 
     def _note(self, exchange: Exchange) -> None:
-        self.gateway.telemetry.notify(accounting.record(exchange, self._loop.time()))
+        self.gateway.telemetry.note(accounting.record(exchange, self._loop.time()))
 
     def _client(self, request: Request) -> str:
         """The client's address: the last one in x-forwarded-for that is not a proxy of ours, where a proxy tells."""

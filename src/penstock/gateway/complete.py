@@ -50,7 +50,7 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
         await relay.copy(answer)
         exchange.status, exchange.ended = 200, "ok"
         # Made before the end is written: what a client has whole is on record.
-        record = accounting.record(exchange, _now())
+        record = accounting.record(exchange, relay.now())
         relay.finish(answer)
     except Refusal as refusal:
         _give_up(request, exchange, relay, refuse, refusal)
@@ -61,11 +61,7 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
                 request, exchange, relay, refuse, Overloaded("The server shut down before the answer was complete.")
             )
     finally:
-        gateway.telemetry.end(record or accounting.record(exchange, _now()))
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
+        gateway.telemetry.end(record or accounting.record(exchange, relay.now()))
 
 
 def _give_up(request: Request, exchange: Exchange, relay: Relay, refuse: Refuse, refusal: Refusal) -> None:

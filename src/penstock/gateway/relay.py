@@ -46,13 +46,13 @@ class Heartbeats:
 class Relay:
     """The way of one answer to one client."""
 
-    __slots__ = ("_exchange", "_heartbeats", "_now", "_request", "writes")
+    __slots__ = ("_exchange", "_heartbeats", "_request", "now", "writes")
 
     def __init__(self, request: Request, exchange: Exchange, heartbeats: Heartbeats) -> None:
         self._request = request
         self._exchange = exchange
         self._heartbeats = heartbeats
-        self._now = request.connection.edge.loop.time
+        self.now = request.connection.edge.loop.time
         self.writes = 0
 
     # -- Output: called by the answer, synchronously
@@ -60,7 +60,7 @@ class Relay:
     def commit(self, answer: Answer, data: bytes) -> None:
         exchange = self._exchange
         exchange.status = 200
-        exchange.first_event = now = self._now()
+        exchange.first_event = now = self.now()
         self._request.start(200, heads.lines(exchange, now, heads.SSE_LINES, answer.target), data)
         self._request.flow = answer
         self._heartbeats.add(self, now)
@@ -93,7 +93,7 @@ class Relay:
         if answer.committed:
             self._request.end(answer.tail)
         else:
-            exchange.first_event = now = self._now()
+            exchange.first_event = now = self.now()
             self._request.respond(200, heads.lines(exchange, now, heads.JSON_LINES, answer.target), answer.tail)
 
     def refuse(self, refusal: Refusal) -> None:

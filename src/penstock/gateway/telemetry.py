@@ -1,8 +1,9 @@
 """What is observed of each request: counters, histograms and the access line, all from the one record.
 
-Observers never raise into the path of a request: `notify` is where anything they do wrong ends. Counting is a
-dictionary look-up and an addition; lines are encoded at once, and written by a thread, since standard output may
-block. A reader of standard output that stalls costs lines (counted, and told in the next one), never requests.
+A request only leaves its record in a list; the observers are told of many at once, ten times a second, which costs
+half as much and keeps them off the path of a request. They never raise into it either: `notify` is where anything
+they do wrong ends. Lines are written by a thread, since standard output may block; a reader of standard output that
+stalls costs lines (counted, and told in the next one), never requests.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import datetime
 import os
 import sys
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -27,9 +28,9 @@ _BOUNDS = {metric.name: metric.bounds for metric in METRICS}
 
 
 class Observer(Protocol):
-    """Told of every finished request."""
+    """Told of every finished request, in order, some at a time."""
 
-    def observe(self, record: Record) -> None: ...
+    def observe(self, records: Sequence[Record]) -> None: ...
 
 
 class Histogram:
@@ -71,7 +72,11 @@ class Metrics:
     def auth_failed(self, reason: str) -> None:
         self._auth_failures[reason] = self._auth_failures.get(reason, 0) + 1
 
-    def observe(self, record: Record) -> None:
+    def observe(self, records: Sequence[Record]) -> None:
+        for record in records:
+            self._count(record)
+
+    def _count(self, record: Record) -> None:
         route, provider = record.route, record.provider
         key = (route, provider, record.status, record.ended)
         self._requests[key] = self._requests.get(key, 0) + 1
@@ -125,27 +130,19 @@ class AccessLog:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._lines: list[bytes] = []
-        self._size = 0
+        self._lines = bytearray()
         self._dropped = 0
         self._writing: asyncio.Future[None] | None = None
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="access-log")
-        self._encode = msgspec.json.Encoder().encode
+        self._encoder = msgspec.json.Encoder()
 
-    def observe(self, record: Record) -> None:
-        if self._size > MAX_BUFFERED:
-            self._dropped += 1
+    def observe(self, records: Sequence[Record]) -> None:
+        if len(self._lines) > MAX_BUFFERED:
+            self._dropped += len(records)
             return
-        line = self._encode(record)
-        self._lines.append(line)
-        self._size += len(line)
-
-    def flush(self) -> None:
-        """Hand what has gathered to the thread, unless it is still busy."""
-        if not self._lines or (self._writing is not None and not self._writing.done()):
-            return
-        loop = asyncio.get_running_loop()
-        self._writing = loop.run_in_executor(self._writer, self._write, self._take())
+        self._lines += self._encoder.encode_lines(records)
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.get_running_loop().run_in_executor(self._writer, self._write, self._take())
 
     def close(self) -> None:
         """Write what is left."""
@@ -155,12 +152,10 @@ class AccessLog:
 
     def _take(self) -> bytes:
         if self._dropped:
-            self._lines.append(self._encode({"dropped_access_lines": self._dropped}))
+            self._lines += self._encoder.encode_lines([{"dropped_access_lines": self._dropped}])
             self._dropped = 0
-        self._lines.append(b"")
-        data = b"\n".join(self._lines)
-        self._lines = []
-        self._size = 0
+        data = bytes(self._lines)
+        self._lines.clear()
         return data
 
     def _write(self, data: bytes) -> None:
@@ -176,8 +171,8 @@ class Telemetry:
 
     def __init__(self, metrics: Metrics, access_log: AccessLog | None) -> None:
         self.metrics = metrics
-        self.access_log = access_log
         self._observers: list[Observer] = [metrics] if access_log is None else [metrics, access_log]
+        self._records: list[Record] = []
         self._complaints = 0
 
     def begin(self) -> None:
@@ -185,13 +180,20 @@ class Telemetry:
 
     def end(self, record: Record) -> None:
         self.metrics.in_flight -= 1
-        self.notify(record)
+        self._records.append(record)
 
-    def notify(self, record: Record) -> None:
-        """Tell every observer; one that fails does not stop the next, nor the request."""
+    def note(self, record: Record) -> None:
+        """A request that was refused or answered without being begun."""
+        self._records.append(record)
+
+    def notify(self) -> None:
+        """Tell every observer what is new; one that fails does not stop the next."""
+        records, self._records = self._records, []
+        if not records:
+            return
         for observer in self._observers:
             try:
-                observer.observe(record)
+                observer.observe(records)
             except Exception as error:  # noqa: BLE001  # observing must not harm what is observed
                 self._complain(observer, error)
 

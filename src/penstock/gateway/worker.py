@@ -50,6 +50,7 @@ class Worker:
         self._api: Api | None = None
         self._server: Server | None = None
         self._metrics = Metrics()
+        self._telemetry: Telemetry | None = None
 
     # -- the link
 
@@ -103,6 +104,8 @@ class Worker:
             self._api.gateway.down = self._health.engines_down
 
     def _send_snapshot(self, ref: int) -> None:
+        if self._telemetry is not None:
+            self._telemetry.notify()
         if self.channel is not None:
             connections = len(self._server.edge.connections) if self._server is not None else 0
             self.channel.send(link.Snapshot(ref, self._metrics.series(connections)))
@@ -116,7 +119,7 @@ class Worker:
         entries = {name: _entry(upstream, start.engines) for name, upstream in config.providers.items()}
         heartbeats = Heartbeats(config.server.limits.heartbeat)
         access_log = AccessLog(sys.stdout.fileno()) if config.server.access_log else None
-        telemetry = Telemetry(self._metrics, access_log)
+        self._telemetry = telemetry = Telemetry(self._metrics, access_log)
         gateway = Gateway(Routes(config.models), Upstreams(entries), telemetry, heartbeats)
         auth = Auth(self.lookup, loop.time, config.server.auth_failures, self._metrics.auth_failed)
         api = Api(gateway, auth, heads.RequestIds(), config.server.trusted_proxies)
@@ -134,7 +137,7 @@ class Worker:
             self.channel.send(link.Ready())
         gc.collect()
         gc.freeze()  # what exists now lives for ever: later collections need not visit it
-        sweeping = asyncio.create_task(self._sweep(entries, heartbeats, access_log))
+        sweeping = asyncio.create_task(self._sweep(entries, heartbeats, telemetry))
         reading = asyncio.create_task(self._refresh(entries, tls))
         draining = asyncio.create_task(self._drain_when_told(server))
         gone = asyncio.create_task(self.closed.wait())
@@ -143,14 +146,14 @@ class Worker:
             task.cancel()
         for entry in entries.values():
             entry.pool.close()
+        self._send_snapshot(0)
         if access_log is not None:
             access_log.close()
-        self._send_snapshot(0)
 
     async def _drain_when_told(self, server: Server) -> None:
         await server.drain(await self.drained)
 
-    async def _sweep(self, entries: dict[str, Entry], heartbeats: Heartbeats, access_log: AccessLog | None) -> None:
+    async def _sweep(self, entries: dict[str, Entry], heartbeats: Heartbeats, telemetry: Telemetry) -> None:
         """What must happen often, and is cheap."""
         loop = asyncio.get_running_loop()
         while True:
@@ -158,8 +161,7 @@ class Worker:
             for entry in entries.values():
                 entry.pool.sweep()
             heartbeats.sweep(loop.time())
-            if access_log is not None:
-                access_log.flush()
+            telemetry.notify()
 
     async def _refresh(self, entries: dict[str, Entry], tls: Certificate | None) -> None:
         """What must happen every second, and may touch a file."""

@@ -225,6 +225,8 @@ class ClientConnection(asyncio.Protocol):
     # -- the parser's callbacks
 
     def on_message_begin(self) -> None:
+        if self.sink is None:
+            self.close()  # an answer to a question that nobody asked: what follows could reach the wrong caller
         self._headers = []
         self._until_close = True  # unless a field tells where the body ends
 

@@ -353,15 +353,16 @@ class Connection(asyncio.Protocol):
         """What llhttp lets pass and we do not; raises Refusal."""
         fields = self.fields
         version = self.parser.get_http_version()
-        request.http_1_0 = version == "1.0"
-        if version != "1.1" and not request.http_1_0:
-            raise InvalidRequest("Only HTTP/1.1 and HTTP/1.0 are served.")
+        if version != "1.1":
+            if version != "1.0":
+                raise InvalidRequest("Only HTTP/1.1 and HTTP/1.0 are served.")
+            request.http_1_0 = True
         if self.field_count > self.limits.headers:
             raise HeadTooLarge(f"More than {self.limits.headers} header fields.")
         if request.path[:1] != b"/":
             request.path = _absolute_path(self.url)
         host = fields.get(b"host")
-        if (host is None and version == "1.1") or (host is not None and b"," in host):
+        if (b"," in host) if host is not None else not request.http_1_0:
             raise InvalidRequest("Exactly one Host header is required.")
         self.decompress = None
         self._check_body_fields(request, fields)
@@ -380,7 +381,8 @@ class Connection(asyncio.Protocol):
             if encoding not in (b"gzip", b"x-gzip"):
                 raise UnsupportedMedia("Content-Encoding must be gzip or identity.")
             self.decompress = zlib.decompressobj(wbits=31)
-        request.expects_continue = b"expect" in fields and fields[b"expect"].lower() == b"100-continue"
+        if b"expect" in fields:
+            request.expects_continue = fields[b"expect"].lower() == b"100-continue"
 
     def _body_too_large(self) -> None:
         raise BodyTooLarge(f"The request body is larger than {self.limits.body_bytes} bytes.")
