@@ -80,13 +80,13 @@ class Engine:
 
     async def _serve_once(self) -> bool:
         """Run one process to its end. Whether it is worth starting again soon: False if its file cannot be loaded."""
-        process = await asyncio.create_subprocess_exec(
-            # -P: a module of ours must not be found in the current directory.
-            *(sys.executable, "-P", "-m", "penstock.engine.worker"),
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=PIPE,
-        )
+        # -P: a module of ours must not be found in the current directory.
+        command = (sys.executable, "-P", "-m", "penstock.engine.worker")
+        try:
+            process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        except OSError as error:  # no process, no memory, no descriptor to be had now
+            self._set_down(f"the local model's engine cannot be started: {error.strerror or error}")
+            return False
         self.pid = process.pid
         tail = asyncio.create_task(_tail_of(process))
         try:

@@ -40,15 +40,18 @@ class _Follower:
 class StopCutter:
     """Follows one choice; `stops` are not empty strings. After `cut` is True it takes no more."""
 
-    __slots__ = ("_followers", "_held", "cut")
+    __slots__ = ("_firsts", "_followers", "_held", "cut")
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._followers = [_Follower(stop) for stop in stops]
+        self._firsts = {stop[0] for stop in stops}
         self._held = ""
         self.cut = False
 
     def feed(self, text: str) -> str:
         """Take the next piece; return what surely comes before any stop string."""
+        if not self._held and not any(first in text for first in self._firsts):
+            return text  # nearly always so, and found out in C
         buffer = self._held + text
         for position in range(len(self._held), len(buffer)):
             char = buffer[position]
