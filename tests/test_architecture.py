@@ -84,8 +84,12 @@ BROAD_EXCEPTS: dict[tuple[str, str], str] = {
     ("penstock.gateway.telemetry", "Telemetry.notify"): "an observer that fails stops neither the next nor the request",
 }
 
-# Where an import inside a function stands, and which optional dependency needs it.
-LATE_IMPORTS: dict[tuple[str, str], str] = {}
+# Where an import inside a function, or by name, stands, and what makes it worth that.
+LATE_IMPORTS: dict[tuple[str, str], str] = {
+    ("penstock.cli", "Verbs.get_command"): "a verb pays for no other's imports",
+    ("penstock.control.parent", "_load"): "SQLAlchemy and Starlette are imported while the workers start",
+    ("penstock.stores.sql", "SqlKeys.migrate"): "Alembic is needed only where the schema is not current",
+}
 
 
 class Module(NamedTuple):

@@ -13,11 +13,10 @@ import hmac
 import ipaddress
 import re
 import socket
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import uvicorn
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -26,7 +25,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from penstock.control.exposition import CONTENT_TYPE, expose
 from penstock.errors import AuthenticationFailed, InvalidRequest, MethodNotAllowed, NotFound, Refusal, ServerFault
+from penstock.link import SeriesValue
 from penstock.wire.envelope import envelope
 
 OPEN = frozenset({"/health"})
@@ -43,12 +44,14 @@ class Misdirected(InvalidRequest):
     default_code = "misdirected_request"
 
 
-def application(scrape: Callable[[], Awaitable[bytes]], admin_key: str, hosts: Collection[str]) -> Starlette:
-    """`scrape` gives the metrics' text. `hosts`: the names that Host may have, without ports; "*" stands for any
+def application(
+    scrape: Callable[[], Awaitable[Sequence[SeriesValue]]], admin_key: str, hosts: Collection[str]
+) -> Starlette:
+    """`scrape` gives the metrics. `hosts`: the names that Host may have, without ports; "*" stands for any
     address written in numbers, which no page can claim as its own."""
 
     async def metrics(_request: Request) -> Response:
-        return Response(await scrape(), headers={"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"})
+        return Response(expose(await scrape()), headers={"content-type": CONTENT_TYPE, "cache-control": "no-store"})
 
     async def health(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})

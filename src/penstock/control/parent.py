@@ -1,0 +1,320 @@
+"""The parent: opens the sockets, starts engines and workers, answers the workers, serves the control plane, drains.
+
+How it works: sockets first, since what fails there should fail before anything runs; then the processes, which take
+longest to be ready; while they start, the store and the control plane are loaded in a thread, because their imports
+take longer than everything else together. The greeting comes when every worker is ready.
+
+It then waits for the first of two things: a signal, or the failure of something that must not fail. A signal drains
+the workers; a second one ends them at once. Whatever happened, `_close` undoes every step that was taken, each
+whatever the others do, and within bounded time.
+
+A store that fails later ends nothing: see `control.keys`. Nor does an engine, which is started again by
+`engine.process`, or a worker, which is by `control.workers`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from penstock import data_dir, link
+from penstock.config import Config, Upstream
+from penstock.control import greeting, keys, workers
+from penstock.control.metrics import Metrics
+from penstock.control.sockets import Listener, ListenError
+from penstock.engine.process import Engine, UnusableDirectory
+from penstock.engine.spec import EngineSpec
+from penstock.link import KeyAnswer, KeyLookup, SeriesValue
+from penstock.providers.llama import LlamaSettings, model_file
+from penstock.stores.base import Keys, StoreUnavailable
+
+STORES = {"sqlite": "penstock.stores.sql"}
+ADMIN = "penstock.control.admin"
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SCRAPE_LIMIT = 0.5
+READY_LIMIT = 60.0
+ENGINE_WAIT = 5.0
+FIRST_KEY = "first-key"
+ADMIN_KEY = "admin-key"
+
+_log = logging.getLogger("penstock.parent")
+
+
+class BadKey(Exception):
+    """A key in the environment cannot be one; the message says why."""
+
+
+# What the operator can mend: told in one line, without a traceback.
+PROBLEMS = (
+    data_dir.DataDirError,
+    ListenError,
+    StoreUnavailable,
+    UnusableDirectory,
+    workers.StartFailed,
+    BadKey,
+)
+
+
+async def serve(config: Config, source: str, command: Sequence[str] = workers.COMMAND) -> int:
+    """Serve until a signal; the exit status. `source` says where the configuration came from; `command` starts a
+    worker, given the descriptor of its link."""
+    loop = asyncio.get_running_loop()
+    try:
+        parent = Parent(config, source, command)
+        for number in SIGNALS:
+            loop.add_signal_handler(number, parent.interrupt)
+        return await parent.run()
+    except PROBLEMS as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+class Parent:
+    """One server, from its start to its end."""
+
+    def __init__(self, config: Config, source: str, command: Sequence[str]) -> None:
+        self._config = config
+        self._source = source
+        self._command = command
+        self._environment_key = _environment_key("PENSTOCK_API_KEY")
+        self._stop = asyncio.Event()
+        self._stopped_hard = False
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._background: set[asyncio.Task[None]] = set()
+        self._answering: set[asyncio.Task[None]] = set()
+        self._admin_stop = asyncio.Event()
+        self._listeners: list[Listener] = []
+        self._runtime_dir: Path | None = None
+        self._engines: list[Engine] = []
+        self._metrics = Metrics()
+        self._lookups = keys.Lookups(self._environment_key, self._keys_changed, lambda _ok: self._tell_health())
+        self._workers: workers.Workers | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._keys: Keys | None = None
+
+    def interrupt(self) -> None:
+        """A signal: the first one drains, the second ends."""
+        if self._stop.is_set():
+            self._stopped_hard = True
+            if self._workers is not None:
+                self._workers.kill()
+        self._stop.set()
+
+    async def run(self) -> int:
+        """Serve until interrupted; raises one of PROBLEMS when it cannot."""
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            directory = self._launch()
+            preparing = self._start(self._prepare(directory))
+            await asyncio.wait((stopping, self._failure), return_when=asyncio.FIRST_COMPLETED)
+            if self._failure.done():
+                self._failure.result()
+            preparing.cancel()
+            await self._drain()
+            return 1 if self._stopped_hard else 0
+        finally:
+            stopping.cancel()
+            await asyncio.shield(asyncio.ensure_future(self._close()))
+
+    # -- the start
+
+    def _launch(self) -> Path:
+        """Open the sockets and start the processes; nothing here waits."""
+        server = self._config.server
+        directory = data_dir.prepare(server.data_dir)
+        edge = self._listen(server.listen, "--listen")
+        self._listen(server.admin_listen, "--admin-listen")
+        locals_ = {name: upstream for name, upstream in self._config.providers.items() if upstream.type == "llama"}
+        if locals_:
+            self._runtime_dir = Path(tempfile.mkdtemp(prefix="penstock-"))
+            self._engines = [self._engine(name, upstream, self._runtime_dir) for name, upstream in locals_.items()]
+        start = link.Start(0, self._config, edge.descriptors, {engine.name: engine.address for engine in self._engines})
+        handlers = workers.Handlers(self._look_up, self._metrics.update, self._metrics.retire)
+        self._workers = workers.Workers(server.workers, start, handlers, self._health(), self._command)
+        self._running = self._start(self._workers.run())
+        for engine in self._engines:
+            self._start(_keep(engine))
+        return directory
+
+    def _listen(self, listen: str, option: str) -> Listener:
+        listener = Listener(listen, option)
+        self._listeners.append(listener)
+        return listener
+
+    def _engine(self, name: str, upstream: Upstream, directory: Path) -> Engine:
+        settings = msgspec.convert(upstream.settings, LlamaSettings)
+        spec = EngineSpec(
+            str(model_file(settings)),
+            settings.context,
+            settings.parallel,
+            settings.threads,
+            connections=self._config.server.workers * upstream.max_connections + 64,
+        )
+        return Engine(name, spec, directory, self._tell_health)
+
+    async def _prepare(self, directory: Path) -> None:
+        """Bring up what needs heavy imports, then greet."""
+        assert self._workers is not None
+        store, admin = await asyncio.to_thread(_load, STORES[self._config.server.store], ADMIN)
+        self._keys = opened = await store.open_keys(self._config.server.store, directory)
+        await self._lookups.open(opened)
+        self._tell_health()
+        self._start(self._lookups.poll())
+        self._start(self._serve_admin(admin, directory))
+        try:
+            async with asyncio.timeout(READY_LIMIT):
+                await asyncio.shield(self._workers.ready)
+        except TimeoutError:
+            raise workers.StartFailed(f"the workers were not ready within {READY_LIMIT:.0f} s") from None
+        first, line = await self._first_key(opened, directory)
+        edge, control = self._listeners
+        place = greeting.Place(edge.bound, control.bound, line, first)
+        print(greeting.greeting(self._config, self._source, place), file=sys.stderr, flush=True)
+
+    def _serve_admin(self, admin: ModuleType, directory: Path) -> Coroutine[Any, Any, None]:
+        key = _environment_key("PENSTOCK_ADMIN_KEY")
+        if key is None:
+            key = data_dir.secret(directory / ADMIN_KEY, keys.generate)
+        control = self._listeners[1]
+        hosts = [*self._config.server.admin_hosts, control.address.host]
+        if control.address.host in ("0.0.0.0", "::"):
+            hosts.append("*")
+        app = admin.application(self._scrape, key, hosts)
+        served: Coroutine[Any, Any, None] = admin.serve(app, control.sockets, self._admin_stop)
+        return served
+
+    async def _first_key(self, store: Keys, directory: Path) -> tuple[str | None, str]:
+        """Make the first key if there never was one. The key where it may be shown, and what to say of keys."""
+        if self._environment_key is not None or await store.generation() != 0:
+            return None, greeting.key_line(self._environment_key is not None)
+        key = keys.generate()
+        new = keys.new_key(key, "first", ())
+        if sys.stderr.isatty():
+            if await store.create_first(new) is None:
+                return None, greeting.key_line(False)
+            return key, greeting.first_key_line(key)
+        # the file exists before the key does, so that no key is made that nobody can read
+        path = directory / FIRST_KEY
+        staged = data_dir.stage(path, key)
+        try:
+            if await store.create_first(new) is None:
+                return None, greeting.key_line(False)
+            staged.replace(path)
+        finally:
+            staged.unlink(missing_ok=True)
+        return None, greeting.first_key_file_line(path)
+
+    # -- while it serves
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `work` beside all else; if it fails, so does the server."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._failure.done():
+            self._failure.set_exception(error)
+
+    def _look_up(self, question: KeyLookup, send: Callable[[KeyAnswer], None]) -> None:
+        task = asyncio.create_task(self._answer(question, send))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, question: KeyLookup, send: Callable[[KeyAnswer], None]) -> None:
+        send(await self._lookups.answer(question))
+
+    def _keys_changed(self) -> None:
+        if self._workers is not None:
+            self._workers.broadcast(link.KeysChanged())
+
+    def _health(self) -> link.Health:
+        down = {engine.name: engine.down for engine in self._engines if engine.down is not None}
+        return link.Health(self._keys is not None and self._lookups.store_ok, down)
+
+    def _tell_health(self) -> None:
+        if self._workers is not None:
+            self._workers.tell(self._health())
+
+    async def _scrape(self) -> Sequence[SeriesValue]:
+        assert self._workers is not None
+        await self._workers.scrape(SCRAPE_LIMIT)
+        return self._metrics.merged()
+
+    # -- the end
+
+    async def _drain(self) -> None:
+        assert self._workers is not None
+        limit = self._config.server.limits.drain_timeout
+        print(f"Draining: answers in progress have {limit:.0f} s; a second signal ends them.", file=sys.stderr)
+        await self._workers.drain(limit)
+
+    async def _close(self) -> None:
+        """Undo, from the last step to the first, whatever was done; each step whatever became of the others."""
+        async with AsyncExitStack() as stack:
+            if self._runtime_dir is not None:
+                stack.callback(shutil.rmtree, self._runtime_dir, ignore_errors=True)
+            for listener in self._listeners:
+                stack.callback(listener.close)
+            stack.push_async_callback(self._close_keys)
+            stack.push_async_callback(self._end_background)
+
+    async def _end_background(self) -> None:
+        self._admin_stop.set()
+        if self._workers is not None:
+            self._workers.kill()
+        ending: list[Awaitable[Any]] = [*self._background, *self._answering]
+        for task in (*self._background, *self._answering):
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+        if self._failure.done():
+            self._failure.exception()  # looked at, whoever raised
+
+    async def _close_keys(self) -> None:
+        if self._keys is not None:
+            await self._keys.close()
+
+
+async def _keep(engine: Engine) -> None:
+    """Run an engine, also when the system could not start its process."""
+    while True:
+        try:
+            await engine.run()
+        except OSError as error:
+            _log.error("engine %s cannot be started: %s", engine.name, error.strerror or error)
+        await asyncio.sleep(ENGINE_WAIT)
+
+
+def _load(*names: str) -> list[ModuleType]:
+    """Import what is too slow to be waited for before the workers start."""
+    return [importlib.import_module(name) for name in names]
+
+
+def _environment_key(variable: str) -> str | None:
+    """The key in the environment; an empty one is none. Raises BadKey."""
+    key = os.environ.get(variable)
+    if not key:
+        return None
+    if not key.isascii() or not key.isprintable() or " " in key or len(key) > keys.LONGEST:
+        raise BadKey(f"{variable} is no key: give at most {keys.LONGEST} printable ASCII characters without spaces")
+    return key

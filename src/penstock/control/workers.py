@@ -1,0 +1,266 @@
+"""The workers' processes: started, spoken with over the link, started again when they die, drained, killed.
+
+Each worker has a slot with a number. A slot runs one process after another until it is told to stop. The link is a
+socket pair whose other end only the worker holds, so that either side's end is seen by the other at once; a worker
+whose parent is gone stops by itself, and none is left behind by a parent that was killed.
+
+When it fails: a worker that dies before its first Ready, while the server starts, ends the start. One that dies later
+is started again, at once the first time and then with waits that double while it keeps dying young. One whose link
+broke while its process goes on is killed.
+
+Workers are in sessions of their own, so that a Ctrl-C on the terminal reaches the parent alone, which drains them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from penstock import link
+
+# -P: a module of ours must not be found in the current directory
+COMMAND = (sys.executable, "-P", "-m", "penstock.gateway.worker")
+PARENTS_OWN = "PENSTOCK_ADMIN_KEY"  # in the environment; no worker needs it
+
+FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
+STEADY = 30.0  # seconds of life after which a death counts as the first again
+LINK_GRACE = 3.0  # from the end of the link to the end of the process
+DRAIN_GRACE = 3.0  # what a worker may take beyond its drain limit
+
+_log = logging.getLogger("penstock.workers")
+
+
+class StartFailed(Exception):
+    """A worker ended before it was ready; the message says how."""
+
+
+class Handlers(msgspec.Struct, frozen=True):
+    """Who is told what. `lookup` is given a way to answer; `gone`: nothing more comes from this worker's process."""
+
+    lookup: Callable[[link.KeyLookup, Callable[[link.KeyAnswer], None]], None]
+    snapshot: Callable[[int, link.Snapshot], None]
+    gone: Callable[[int], None]
+
+
+class Workers:
+    """All slots. `run` it in a task; `health` is what each worker is told when it starts."""
+
+    def __init__(
+        self, count: int, start: link.Start, handlers: Handlers, health: link.Health, command: Sequence[str] = COMMAND
+    ) -> None:
+        self._start = start
+        self._handlers = handlers
+        self._health = health
+        self._command = tuple(command)
+        self._slots = [_Slot(number) for number in range(count)]
+        self._stopping = asyncio.Event()
+        self._refs = itertools.count(1)
+        self._scrapes: dict[int, _Scrape] = {}
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())  # looked at, even if unused
+        """Done when every worker was ready once; fails with StartFailed."""
+
+    async def run(self) -> None:
+        """Keep every slot busy until `drain` or `kill` has ended all, or until cancelled, which kills."""
+        keeping = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
+        try:
+            await asyncio.gather(*keeping)
+        finally:
+            self.kill()
+            await asyncio.shield(asyncio.gather(*keeping, return_exceptions=True))
+
+    def tell(self, health: link.Health) -> None:
+        """Every worker's health from now on."""
+        self._health = health
+        self.broadcast(health)
+
+    def broadcast(self, message: link.Message) -> None:
+        for slot in self._slots:
+            if slot.channel is not None:
+                slot.channel.send(message)
+
+    async def scrape(self, within: float) -> None:
+        """Have every ready worker's metrics handed over, of those that answer in time."""
+        asked = {slot.number for slot in self._slots if slot.channel is not None and slot.ready}
+        if not asked:
+            return
+        ref = next(self._refs)
+        scrape = self._scrapes[ref] = _Scrape(asked, asyncio.Event())
+        try:
+            self.broadcast(link.SnapshotRequest(ref))
+            async with asyncio.timeout(within):
+                await scrape.answered.wait()
+        except TimeoutError:
+            pass  # the last known stands
+        finally:
+            del self._scrapes[ref]
+
+    async def drain(self, limit: float) -> None:
+        """Let answers in progress end within `limit` seconds; then kill what is left. Returns when all have ended."""
+        self._stopping.set()
+        self.broadcast(link.Drain(limit))
+        waiting = [asyncio.ensure_future(slot.ended.wait()) for slot in self._slots]
+        try:
+            await asyncio.wait(waiting, timeout=limit + DRAIN_GRACE)
+        finally:
+            for task in waiting:
+                task.cancel()
+            self.kill()
+
+    def kill(self) -> None:
+        """End every process at once and start no other."""
+        self._stopping.set()
+        for slot in self._slots:
+            slot.kill()
+
+    async def _keep(self, slot: _Slot) -> None:
+        clock = asyncio.get_running_loop().time
+        wait = FIRST_WAIT
+        while not self._stopping.is_set():
+            began = clock()
+            try:
+                ending = await self._serve_once(slot)
+            except OSError as error:  # no process, descriptor or memory to be had
+                ending = f"could not be started ({error.strerror or error})"
+            if self._stopping.is_set():
+                return
+            if not self.ready.done():
+                self.ready.set_exception(StartFailed(f"worker {slot.number} {ending} before it was ready"))
+                return
+            if clock() - began > STEADY:
+                wait = FIRST_WAIT
+            _log.error("worker %d %s; starting it again in %.1f s", slot.number, ending, wait)
+            try:
+                async with asyncio.timeout(wait):
+                    await self._stopping.wait()
+            except TimeoutError:
+                wait = min(wait * 2, LONGEST_WAIT)
+
+    async def _serve_once(self, slot: _Slot) -> str:
+        """One process from its start to its end; how it ended."""
+        ours, theirs = socket.socketpair()
+        slot.ended.clear()
+        process: Process | None = None
+        try:
+            with theirs:
+                environment = {name: value for name, value in os.environ.items() if name != PARENTS_OWN}
+                process = slot.process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    str(theirs.fileno()),
+                    pass_fds=(*self._start.listen_fds, theirs.fileno()),
+                    stdin=DEVNULL,
+                    env=environment,
+                    start_new_session=True,
+                )
+            ours.setblocking(False)
+            slot.channel = await link.connect(
+                ours, lambda message: self._on_message(slot, message), lambda: self._on_closed(slot)
+            )
+            slot.channel.send(msgspec.structs.replace(self._start, worker=slot.number))
+            slot.channel.send(self._health)
+            if self._stopping.is_set():
+                slot.kill()
+            return _ending(await process.wait())
+        finally:
+            await self._clean_up(slot, ours, process)
+
+    async def _clean_up(self, slot: _Slot, ours: socket.socket, process: Process | None) -> None:
+        """Leave neither process nor descriptor, however the start went; what the link still holds is read first."""
+        if process is not None and process.returncode is None:
+            process.kill()
+            await asyncio.shield(process.wait())
+        if slot.channel is None:
+            ours.close()
+        else:
+            # the worker's last snapshot may lie unread: its end of the link is closed, so ours comes to its end
+            try:
+                async with asyncio.timeout(LINK_GRACE):
+                    await slot.closed.wait()
+            except TimeoutError:
+                slot.channel.close()
+        self._leave(slot)
+        slot.process = None
+        slot.closed.clear()
+        self._handlers.gone(slot.number)
+        slot.ended.set()
+
+    def _leave(self, slot: _Slot) -> None:
+        slot.channel, slot.ready = None, False
+        for scrape in self._scrapes.values():
+            scrape.answer(slot.number)
+
+    def _on_message(self, slot: _Slot, message: link.Message) -> None:
+        match message:
+            case link.Ready():
+                slot.ready = slot.was_ready = True
+                if not self.ready.done() and all(other.was_ready for other in self._slots):
+                    self.ready.set_result(None)
+            case link.KeyLookup():
+                channel = slot.channel
+                if channel is not None:
+                    self._handlers.lookup(message, channel.send)
+            case link.Snapshot():
+                self._handlers.snapshot(slot.number, message)
+                scrape = self._scrapes.get(message.ref)
+                if scrape is not None:
+                    scrape.answer(slot.number)
+            case _:
+                _log.error("worker %d sent an unexpected %s", slot.number, type(message).__name__)
+
+    def _on_closed(self, slot: _Slot) -> None:
+        self._leave(slot)
+        slot.closed.set()
+        process = slot.process
+        if process is not None and process.returncode is None:
+            asyncio.get_running_loop().call_later(LINK_GRACE, _kill, process)
+
+
+class _Slot:
+    """One worker's place: the process that fills it now, if any, and the link to it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.process: Process | None = None
+        self.channel: link.Channel | None = None
+        self.ready = False
+        self.was_ready = False
+        self.closed = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.ended.set()
+
+    def kill(self) -> None:
+        if self.process is not None:
+            _kill(self.process)
+
+
+class _Scrape:
+    """One question to several workers for their metrics."""
+
+    def __init__(self, asked: set[int], answered: asyncio.Event) -> None:
+        self._missing = asked
+        self.answered = answered
+
+    def answer(self, worker: int) -> None:
+        self._missing.discard(worker)
+        if not self._missing:
+            self.answered.set()
+
+
+def _kill(process: Process) -> None:
+    if process.returncode is None:
+        try:
+            process.kill()
+        except ProcessLookupError:
+            pass  # it ended in this moment
+
+
+def _ending(code: int) -> str:
+    return f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
