@@ -22,7 +22,8 @@ SRC = Path(__file__).parents[1] / "src"
 # gives each module in `a` a room of its own, `a*` each module whose name begins so. The most specific pattern wins.
 # Rooms of one row are strangers to each other; inside one room, modules may import each other.
 LAYERS = (
-    ("command line", ("penstock.cli", "penstock.__main__")),
+    ("python -m penstock", ("penstock.__main__",)),
+    ("command line", ("penstock.cli",)),
     ("verbs", ("penstock.verbs", "penstock.check*", "penstock.fake_upstream")),
     ("composition roots", ("penstock.gateway.worker", "penstock.control.parent")),
     ("edges", ("penstock.gateway.api", "penstock.control.admin")),
