@@ -39,6 +39,20 @@ class Target(msgspec.Struct, frozen=True, gc=False):
     label: bytes = b""
 
 
+class Dropped(msgspec.Struct, frozen=True):
+    """A candidate that was not considered, and why."""
+
+    target: Target
+    reason: str
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Targets to try, in order, never empty; and those that were left out."""
+
+    targets: tuple[Target, ...]
+    dropped: tuple[Dropped, ...] = ()
+
+
 class EngineAddress(msgspec.Struct, frozen=True):
     """Where a local engine listens: a unix socket path, stable across its restarts, and its bearer token."""
 

@@ -9,25 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import msgspec
-
 from penstock.config import Model, TargetConfig
 from penstock.errors import ModelNotFound, Overloaded
-from penstock.types import Principal, Target
-
-
-class Dropped(msgspec.Struct, frozen=True):
-    """A candidate that was not considered, and why."""
-
-    target: Target
-    reason: str
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """Targets to try, in order, never empty; and those that were left out."""
-
-    targets: tuple[Target, ...]
-    dropped: tuple[Dropped, ...] = ()
+from penstock.types import Dropped, Plan, Principal, Target
 
 
 class Routes:
