@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.lib.streaming.chat import ChatCompletionStreamState
+from openai.types.chat import ChatCompletionChunk
 
 from penstock.errors import Failure, FailureKind, ProviderFault
 from penstock.providers.openai_answer import MAX_STRAY_BYTES, BodyReader, StreamReader
@@ -218,6 +220,82 @@ def test_reasoning_is_relayed_under_the_name_that_clients_know() -> None:
     assert deltas(sent)[1]["delta"] == {"content": "", "reasoning": "hm", "reasoning_content": "hm"}
 
 
+def first_call(members: bytes = b'"index":0,', call_id: bytes = b"a", name: bytes = b"f") -> bytes:
+    call = b'{%b"id":"%b","type":"function","function":{"name":"%b","arguments":""}}' % (members, call_id, name)
+    return choices(step(b'{"tool_calls":[%b]}' % call))
+
+
+def more_of_call(members: bytes = b'"index":0,', arguments: bytes = b'"{}"') -> bytes:
+    return choices(step(b'{"tool_calls":[{%b"function":{"arguments":%b}}]}' % (members, arguments)))
+
+
+CALLED = choices(step(b"{}", b'"tool_calls"'))
+INDEX_1 = b'"index":1,'
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [first_call(), more_of_call(), first_call(INDEX_1, b"b", b"g"), more_of_call(INDEX_1)],
+        [first_call(b""), more_of_call(b""), first_call(b"", b"b", b"g"), more_of_call(b"")],
+        [
+            first_call(INDEX_1),
+            more_of_call(INDEX_1),
+            first_call(b'"index":2,', b"b", b"g"),
+            more_of_call(b'"index":2,'),
+        ],
+        [first_call(), more_of_call(), first_call(b'"index":0,', b"b", b"g"), more_of_call()],
+        [
+            first_call(),
+            first_call(),
+            more_of_call(),
+            first_call(INDEX_1, b"b", b"g"),
+            more_of_call(INDEX_1),
+            first_call(),
+        ],
+        [
+            first_call(),
+            more_of_call(b'"index":0,', b"{}"),
+            first_call(INDEX_1, b"b", b"g"),
+            more_of_call(INDEX_1, b"{ }"),
+        ],
+    ],
+    ids=[
+        "in order",
+        "no index",
+        "index from 1",
+        "one index for both",
+        "id and name repeated",
+        "arguments as an object",
+    ],
+)
+def test_tool_calls_reach_the_official_client_whole(events: list[bytes]) -> None:
+    state = ChatCompletionStreamState()
+    sent = relay(ROLE, *events, CALLED)
+    for one in sent.split(b"\n\n")[:-2]:
+        state.handle_chunk(ChatCompletionChunk.model_validate_json(one[6:]))
+    calls = state.get_final_completion().choices[0].message.tool_calls or []
+    assert [(call.id, call.type, call.function.name) for call in calls] == [
+        ("a", "function", "f"),
+        ("b", "function", "g"),
+    ]
+    assert [json.loads(call.function.arguments) for call in calls] == [{}, {}]
+
+
+def test_tool_calls_in_order_go_out_as_the_very_bytes_that_came_in() -> None:
+    reader = stream_reader()
+    reader.feed(ROLE)
+    for one in (first_call(), more_of_call(), first_call(INDEX_1, b"b", b"g"), more_of_call(INDEX_1), CALLED):
+        assert reader.feed(one) == one
+
+
+@pytest.mark.parametrize(
+    "calls", [b'{"a":1}', b"[1]", b'"x"', b"[[]]", b"[%b]" % b",".join(b'{"index":%d}' % at for at in range(2000))]
+)
+def test_tool_calls_that_are_none_or_too_many_are_refused(calls: bytes) -> None:
+    assert fault_of(ROLE, choices(step(b'{"tool_calls":%b}' % calls)), STOP).kind is FailureKind.MALFORMED
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
@@ -334,7 +412,8 @@ def test_every_cut_of_a_stream_gives_the_same_output(places: list[int], usage_as
 
 FRAGMENTS = st.sampled_from(
     [b"", b"\n", b"\r\n", b"data: ", b"null", b"[]", b"{}", b'"', b"\xff", b"\\ud800", b"-1", b"1e999", b"}", b",",
-     b'"error":{}', b'"role":1', b'"\\ud800":1', b'"delta":null', b'"choices":[{}],', b'"usage":[],', b"[" * 2000]
+     b'"error":{}', b'"role":1', b'"\\ud800":1', b'"delta":null', b'"choices":[{}],', b'"usage":[],', b"[" * 2000,
+     b'"tool_calls":[{}],', b'"tool_calls":[{"id":"\\ud800","function":{"arguments":{}}}],']
 )  # fmt: skip
 
 
@@ -388,6 +467,12 @@ def test_reasoning_of_a_whole_answer_gets_the_name_that_clients_know() -> None:
     sent = json.loads(whole(BODY.replace(b'"refusal":null', b'"reasoning":"hm"')))
     assert sent["choices"][0]["message"]["reasoning_content"] == "hm"
     assert sent["usage"]["total_tokens"] == 187
+
+
+@pytest.mark.parametrize("calls", [b"[]", b"[ ]", b"null"])
+def test_an_empty_list_of_tool_calls_is_left_out_of_a_whole_answer(calls: bytes) -> None:
+    body = BODY.replace(b'"refusal":null', b'"refusal":null,"tool_calls":%b' % calls)
+    assert whole(body) == BODY
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+from typing import Any
 
 from penstock.errors import Failure, FailureKind, ProviderFault
 from penstock.providers.openai_errors import failure_in_band
@@ -30,9 +31,11 @@ from penstock.wire.answer import (
     mend_chunk,
     mend_completion,
     misnamed_reasoning,
+    needs_mending,
     usage_of,
 )
 from penstock.wire.sse import DONE, EventTooLarge, SseReader, event
+from penstock.wire.tool_calls import CallMending, ToolCalls
 
 MAX_STRAY_BYTES = 64 * 1024
 
@@ -66,6 +69,7 @@ class StreamReader:
     __slots__ = (
         "_begun",
         "_body",
+        "_calls",
         "_fault",
         "_finished",
         "_n",
@@ -94,6 +98,7 @@ class StreamReader:
         self._begun = False
         self._finished: dict[int, bool] = {}  # the choices seen, by index
         self._usage_event = b""
+        self._calls: dict[int, ToolCalls] = {}
         self._fault: ProviderFault | None = None
 
     def feed(self, data: bytes) -> bytes:
@@ -185,6 +190,7 @@ class StreamReader:
                 or delta.role is not None
                 or choice.finish_reason is not None
                 or delta.reasoning
+                or delta.tool_calls
                 or not self._begun
             ):
                 mending = self._study(choice, openings)
@@ -243,9 +249,17 @@ class StreamReader:
                     or delta.function_call
                 )
             )
-        if role is None and not finish and delta is not None and not openings and not misnamed_reasoning(delta):
+        calls = self._study_calls(index, delta.tool_calls) if delta is not None and delta.tool_calls else None
+        sound = role is None and not finish and not openings and calls is None
+        if sound and delta is not None and not misnamed_reasoning(delta):
             return None
-        return Mending(role, finish)
+        return Mending(role, finish, calls)
+
+    def _study_calls(self, index: int, deltas: Any) -> tuple[CallMending, ...] | None:
+        try:
+            return self._calls.setdefault(index, ToolCalls()).study(deltas)
+        except ValueError:
+            raise _not_a_chunk(self._provider) from None
 
     def _is_stray(self, data: bytes) -> bool:
         """Whether the answer is a JSON body, which is collected; HTML is refused at once."""
@@ -312,17 +326,17 @@ class BodyReader:
         return body
 
     def _check(self, answer: Completion) -> bool:
-        """Refuse an answer that is not whole; return whether its reasoning needs its name."""
+        """Refuse an answer that is not whole; return whether a message needs mending."""
         if not answer.choices:
             raise _fault(self._provider, "answered without choices")
-        misnamed = False
+        mend = False
         for choice in answer.choices:
             if choice.message is None:
                 raise _fault(self._provider, "answered with a choice that has no message")
             if not choice.finish_reason:
                 raise _no_finish(self._provider)
-            misnamed = misnamed or misnamed_reasoning(choice.message)
-        return misnamed
+            mend = mend or needs_mending(choice.message)
+        return mend
 
 
 def _name_body(body: bytes) -> str:

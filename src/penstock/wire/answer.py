@@ -5,7 +5,8 @@ it an error). Members whose shape differs between servers are taken as they come
 it finds, so that a stray type in a figure never breaks an answer.
 
 Mending: some servers send shapes that the official clients fail on: no role on a choice's first delta or a role on each
-of them, a null delta, a second finish_reason, reasoning under another name. `mend_chunk` rewrites such an event, and
+of them, a null delta, a second finish_reason, tool calls without
+an index, reasoning under another name. `mend_chunk` rewrites such an event, and
 `mend_completion` a whole answer; members that are not at fault keep their bytes.
 
 Writing: `usage_object` is the form in which our own answers report usage.
@@ -19,6 +20,7 @@ from typing import Any
 import msgspec
 
 from penstock.types import Usage
+from penstock.wire.tool_calls import CallMending, mend_calls
 
 RawObject = dict[str, msgspec.Raw]
 
@@ -73,6 +75,7 @@ class Message(msgspec.Struct, gc=False):
     content: str | None = None
     reasoning_content: Any = None
     reasoning: Any = None
+    tool_calls: Any = msgspec.UNSET
 
 
 class CompletionChoice(msgspec.Struct, gc=False):
@@ -127,10 +130,14 @@ def _count(found: Any, name: str) -> int:
 
 
 class Mending(msgspec.Struct, frozen=True):
-    """What is wrong with one choice of a chunk: `role` True adds it, False drops it; `finish` drops a finish_reason."""
+    """What is wrong with one choice of a chunk: `role` True adds it, False drops it; `finish` drops a finish_reason.
+
+    `calls`: what is wrong with its tool calls, if something is.
+    """
 
     role: bool | None = None
     finish: bool = False
+    calls: tuple[CallMending, ...] | None = None
 
 
 def mend_chunk(
@@ -161,6 +168,8 @@ def _mend_choice(choice: RawObject, mending: Mending) -> None:
         delta.pop("role", None)
     if mending.role:
         delta = {"role": msgspec.Raw(b'"assistant"'), **delta}
+    if mending.calls is not None:
+        delta["tool_calls"] = msgspec.Raw(mend_calls(bytes(delta["tool_calls"]), mending.calls))
     _name_reasoning(delta)
     choice["delta"] = msgspec.Raw(_json.encode(delta))
     if mending.finish:
@@ -172,12 +181,14 @@ def _opening(index: int) -> dict[str, Any]:
 
 
 def mend_completion(body: bytes) -> bytes:
-    """The whole answer with its reasoning, where it stands under another name, as `reasoning_content` too."""
+    """The whole answer with each message's reasoning under the name that clients know, and no empty `tool_calls`."""
     answer = _raw_object.decode(body)
     choices = _raw_objects.decode(answer["choices"])
     for choice in choices:
         message = _raw_object.decode(choice["message"])
         _name_reasoning(message)
+        if "tool_calls" in message and not decode_any(message["tool_calls"]):
+            del message["tool_calls"]
         choice["message"] = msgspec.Raw(_json.encode(message))
     answer["choices"] = msgspec.Raw(_json.encode(choices))
     return _json.encode(answer)
@@ -186,6 +197,14 @@ def mend_completion(body: bytes) -> bytes:
 def misnamed_reasoning(part: Delta | Message) -> bool:
     """Whether reasoning text stands under `reasoning` alone, as several servers send it."""
     return bool(part.reasoning) and isinstance(part.reasoning, str) and not part.reasoning_content
+
+
+def needs_mending(message: Message) -> bool:
+    """Whether a whole answer's message is one that `mend_completion` changes.
+
+    Clients send messages back, and OpenAI refuses an empty `tool_calls`, which vLLM writes where no tool was called.
+    """
+    return misnamed_reasoning(message) or (message.tool_calls is not msgspec.UNSET and not message.tool_calls)
 
 
 def _name_reasoning(part: RawObject) -> None:
