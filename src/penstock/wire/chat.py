@@ -82,6 +82,8 @@ def decode_chat(body: bytes) -> ChatRequest:
     """The request that `body` is. Raises InvalidRequest."""
     try:
         members = split(body)
+        if len(members) > TOP_LEVEL_NAMES:
+            raise InvalidRequest(f"The request has more than {TOP_LEVEL_NAMES} parameters.")
         params = _PARAMS.decode(body)
         if not body.isascii():
             body.decode()  # strings that nothing here decodes must be UTF-8 as well
@@ -91,8 +93,6 @@ def decode_chat(body: bytes) -> ChatRequest:
         raise not_json() from error
     except RecursionError as error:
         raise nested_too_deeply() from error
-    if len(members) > TOP_LEVEL_NAMES:
-        raise InvalidRequest(f"The request has more than {TOP_LEVEL_NAMES} parameters.")
     refuse_repeats(body, members)
     unknown = _unknown(members, _KNOWN)
     for name in members:
