@@ -309,9 +309,10 @@ def late_imports(module: Module) -> Iterator[int]:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 yield node.lineno
     for node in ast.walk(module.tree):  # and by name, wherever it stands
-        name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
-        if name in ("import_module", "__import__"):
-            yield node.lineno
+        if isinstance(node, ast.Attribute | ast.Name):
+            name = node.attr if isinstance(node, ast.Attribute) else node.id
+            if name in ("import_module", "__import__"):
+                yield node.lineno
 
 
 def no_import_inside_a_function(house: House) -> list[str]:
