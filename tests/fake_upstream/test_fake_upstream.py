@@ -14,6 +14,7 @@ import pytest
 from penstock.fake_upstream import Answer, Chunk, Cut, FakeUpstream, Fault, Script, Tokens
 from penstock.fake_upstream.server import Scripted
 from penstock.fake_upstream.shapes import SENTENCE
+from support.certificates import make_certificate
 from support.raw import Raw, chat_request, http_request, raw_client
 
 Conversation = Callable[[FakeUpstream, Raw], Awaitable[None]]
@@ -534,6 +535,27 @@ def test_a_unix_socket_is_listened_on_and_removed(tmp_path: Path) -> None:
 
     asyncio.run(run())
     assert not path.exists()
+
+
+def test_tls_is_spoken_with_a_certificate(tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path)
+
+    async def run() -> None:
+        answers = [Answer(), Answer(chunks=("a", "b"), cut=Cut(after_events=2, how="reset")), Answer(wait="forever")]
+        async with FakeUpstream(answers, tls=certificate.server_context()) as upstream:
+            assert upstream.url == f"https://127.0.0.1:{upstream.port}"
+            async with raw_client(("127.0.0.1", upstream.port), certificate.client_context()) as client:
+                await client.send(chat_request())
+                assert (await read_answer(client))[0] == 200
+                await client.send(chat_request(stream=True))
+                with pytest.raises(ConnectionError):
+                    await client.read_until(b"0\r\n\r\n")
+            async with raw_client(("127.0.0.1", upstream.port), certificate.client_context()) as client:
+                await client.send(chat_request())
+                await upstream.reached("forever")
+            assert (await upstream.ended(2)).hung_up
+
+    asyncio.run(run())
 
 
 def test_waiting_for_what_never_comes_tells_what_was_seen() -> None:

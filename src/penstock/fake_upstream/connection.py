@@ -77,7 +77,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(0)
+        # Under TLS asyncio pauses at its limit, not above it: 0 would pause with nothing buffered.
+        encrypted = transport.get_extra_info("sslcontext") is not None
+        self._transport.set_write_buffer_limits(1 if encrypted else 0, 0)
         self._drained.set()
         self.number = self._on_made(self)
 
