@@ -1,23 +1,23 @@
 """What can go wrong, in two families: refusals that a caller sees and failures that an upstream causes.
 
-    Refusal                      an answer in OpenAI's error envelope; never a 5xx for a caller's fault
-    |- InvalidRequest      400   invalid_request_error
-    |  |- NotFound         404   unknown route
-    |  |- ModelNotFound    404   model_not_found
-    |  |- MethodNotAllowed 405   carries Allow
-    |  |- RequestTimeout   408   the sender dribbles
-    |  |- BodyTooLarge     413
-    |  |- UnsupportedMedia 415
-    |  '- HeadTooLarge     431
-    |- AuthenticationFailed 401  authentication_error
-    |- PermissionDenied    403   permission_error
-    |- RateLimited         429   rate_limit_error
-    '- ServerFault         500   server_error
-       |- UpstreamFailed   502   a provider misbehaved
-       |- Overloaded       503   we, or what we depend on, cannot take more
-       '- UpstreamTimeout  504   a provider's deadline passed
+Refusal                      an answer in OpenAI's error envelope; never a 5xx for a caller's fault
+|- InvalidRequest      400   invalid_request_error
+|  |- NotFound         404   unknown route
+|  |- ModelNotFound    404   model_not_found
+|  |- MethodNotAllowed 405   carries Allow
+|  |- RequestTimeout   408   the sender dribbles
+|  |- BodyTooLarge     413
+|  |- UnsupportedMedia 415
+|  '- HeadTooLarge     431
+|- AuthenticationFailed 401  authentication_error
+|- PermissionDenied    403   permission_error
+|- RateLimited         429   rate_limit_error
+'- ServerFault         500   server_error
+   |- UpstreamFailed   502   a provider misbehaved
+   |- Overloaded       503   we, or what we depend on, cannot take more
+   '- UpstreamTimeout  504   a provider's deadline passed
 
-    Failure                      a frozen value: one attempt at one target ended without an answer
+Failure                      a frozen value: one attempt at one target ended without an answer
 """
 
 from __future__ import annotations

@@ -182,9 +182,7 @@ class Channel(asyncio.Protocol):
             self._transport.close()
 
 
-async def connect(
-    sock: socket.socket, on_message: Callable[[Message], None], on_closed: Callable[[], None]
-) -> Channel:
+async def connect(sock: socket.socket, on_message: Callable[[Message], None], on_closed: Callable[[], None]) -> Channel:
     """Attach one end of the socket pair to the running loop."""
     loop = asyncio.get_running_loop()
     _, channel = await loop.create_connection(lambda: Channel(on_message, on_closed), sock=sock)
