@@ -135,7 +135,12 @@ class Api:
         down = self.gateway.down
         usable = self.gateway.routes.usable(down)
         ready = self.store_ok and usable
-        report = {"status": "ready" if ready else "not ready", "store": self.store_ok, "targets": usable, "down": down}
+        report = {
+            "status": "ready" if ready else "not ready",
+            "store": self.store_ok,
+            "targets": usable,
+            "down": sorted(down),
+        }
         self._respond(request, exchange, report, status=200 if ready else 503, record=False)
 
     # -- inside

@@ -1,8 +1,7 @@
 """Which targets may answer a model: pure and synchronous.
 
 An exact name comes first, then the longest matching prefix (`gpt-*`), then `*`. Targets keep their configured order;
-one that cannot be used is dropped, and a dropped candidate is a value with its reason, so that a refusal can explain
-itself.
+one that cannot be used is dropped, and a dropped candidate is a value with its reason.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ class Routes:
         usable = tuple(target for target in plan.targets if target.provider not in down)
         dropped = tuple(Dropped(t, down[t.provider]) for t in plan.targets if t.provider in down)
         if not usable:
-            reasons = "; ".join(f"{drop.target.provider}: {drop.reason}" for drop in dropped)
+            # The reasons name files and hosts, which are the operator's business: they are in the log.
             raise Overloaded(
-                f"No target of the model '{_short(model)}' can answer now ({reasons}).",
+                f"No target of the model '{_short(model)}' can answer now; try again shortly.",
                 headers=((b"Retry-After", b"1"),),
             )
         return Plan(usable, dropped)
