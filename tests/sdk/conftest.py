@@ -57,6 +57,7 @@ def strict() -> Iterator[Served]:
 def demo() -> Iterator[Served]:
     """Serving what a newcomer gets: no configuration, the built-in model."""
     with serving() as served:
+        served.wait_for("/ready")
         yield served
 
 

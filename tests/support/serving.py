@@ -47,18 +47,25 @@ class Served:
         """Standard output and error, together."""
         return self._log.read_text("utf-8", "replace")
 
-    def wait_until_healthy(self) -> None:
-        """Poll /health until it answers; raises AssertionError with the output if it does not."""
+    def wait_for(self, path: str) -> None:
+        """Poll a GET of `path` until it answers 200; raises AssertionError with the output if it does not.
+
+        /health answers as soon as the edge does, /ready once a target can answer, such as a local engine.
+        """
         deadline = time.monotonic() + START
-        with httpx.Client(trust_env=False, timeout=1.0) as client:
+        seen = "no connection"
+        with httpx.Client(trust_env=False, timeout=5.0) as client:
             while time.monotonic() < deadline:
                 assert self.process.poll() is None, f"penstock serve ended: {self.process.returncode}\n{self.output}"
                 try:
-                    if client.get(f"{self.url}/health").status_code == 200:
+                    response = client.get(f"{self.url}{path}")
+                    if response.status_code == 200:
                         return
-                except httpx.TransportError:
-                    time.sleep(0.02)  # nothing tells when a port begins to listen
-        raise AssertionError(f"penstock serve did not answer within {START} s\n{self.output}")
+                    seen = response.text
+                except httpx.TransportError as error:
+                    seen = repr(error)
+                time.sleep(0.02)  # nothing tells when a port begins to listen
+        raise AssertionError(f"{path} was not answered 200 within {START} s, but: {seen}\n{self.output}")
 
     def stop(self) -> None:
         """SIGTERM, as a supervisor does; it must end by itself, with status 0."""
@@ -111,7 +118,7 @@ def serving(
         ):
             served = Served(process, (ports[0], ports[1]), home, log)
             try:
-                served.wait_until_healthy()
+                served.wait_for("/health")
                 yield served
                 served.stop()
             finally:
