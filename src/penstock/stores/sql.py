@@ -27,6 +27,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import sqlalchemy as sa
@@ -42,10 +43,10 @@ BUSY = 5.0  # how long a change waits for another process's
 SETUP = 30.0  # how long opening waits for another process's migration
 CONNECTIONS = 4
 
-_metadata = sa.MetaData()
+metadata = sa.MetaData()
 _keys = sa.Table(
     "keys",
-    _metadata,
+    metadata,
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("digest", sa.LargeBinary(32), nullable=False, unique=True),
     sa.Column("name", sa.Text, nullable=False, index=True),
@@ -56,7 +57,7 @@ _keys = sa.Table(
 )
 _generation = sa.Table(
     "key_generation",
-    _metadata,
+    metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("value", sa.BigInteger, nullable=False),
 )
@@ -166,7 +167,7 @@ class SqlKeys:
 
     async def migrate(self) -> None:
         """Bring the schema to this version's; the caller is alone, but for processes that are done with this."""
-        module = await asyncio.to_thread(importlib.import_module, "penstock.stores.migrate")
+        module = await asyncio.to_thread(_load_alembic)
         with _reported(self._path):
             await asyncio.to_thread(_use_wal, self._path)
         async with self._change() as connection:
@@ -211,6 +212,10 @@ class _reported:
 
 def _to_record(row: sa.Row[*tuple[Any, ...]]) -> KeyRecord:
     return KeyRecord(row.id, row.name, tuple(row.models), row.hint, row.created_at, row.revoked_at)
+
+
+def _load_alembic() -> ModuleType:
+    return importlib.import_module("penstock.stores.migrate")
 
 
 def _use_wal(path: Path) -> None:

@@ -1,0 +1,355 @@
+"""One contract for every store of keys, and what is SQLite's own."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic.script import ScriptDirectory
+
+from penstock.stores import migrate, sql
+from penstock.stores.base import AmbiguousName, KeyExists, KeyNotFound, Keys, NewKey, StoreUnavailable
+from penstock.stores.memory import MemoryKeys
+
+Open = Callable[[], Awaitable[Keys]]
+
+
+def opener(kind: str, directory: Path) -> Open:
+    """Gives stores that share one state; each one of SQLite's has connections of its own."""
+    ticks = itertools.count(1_700_000_000)
+
+    def clock() -> float:
+        return float(next(ticks))
+
+    if kind == "sqlite":
+        return lambda: sql.open_keys("sqlite", directory, clock)
+    shared = MemoryKeys(clock)
+
+    async def same() -> Keys:
+        return shared
+
+    return same
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    return opener(request.param, tmp_path)
+
+
+def run(opened: Open, scenario: Callable[[Keys], Awaitable[None]]) -> None:
+    async def main() -> None:
+        keys = await opened()
+        try:
+            await scenario(keys)
+        finally:
+            await keys.close()
+
+    asyncio.run(main())
+
+
+async def nothing(_keys: Keys) -> None:
+    """Opening was all."""
+
+
+def a_key(number: int = 1, name: str = "reports", models: tuple[str, ...] = ()) -> NewKey:
+    return NewKey(f"key_{number:04}", name, models, "sk-p...wxyz", hashlib.sha256(b"%d" % number).digest())
+
+
+def test_a_kept_key_is_found_by_its_digest_with_all_that_was_given(opened: Open) -> None:
+    async def scenario(keys: Keys) -> None:
+        new = a_key(models=("gpt-5.4", "local-*"))
+        made = await keys.create(new)
+        assert (made.id, made.name, made.models, made.hint) == (new.id, new.name, new.models, new.hint)
+        assert made.created_at >= 1_700_000_000
+        assert made.revoked_at is None
+        assert await keys.lookup(new.digest) == made
+
+    run(opened, scenario)
+
+
+def test_an_unknown_digest_is_nobodys(opened: Open) -> None:
+    async def scenario(keys: Keys) -> None:
+        await keys.create(a_key())
+        assert await keys.lookup(a_key(2).digest) is None
+        assert await keys.lookup(b"") is None
+
+    run(opened, scenario)
+
+
+def test_a_revoked_key_is_found_no_more_and_stays_listed(opened: Open) -> None:
+    async def scenario(keys: Keys) -> None:
+        new = a_key()
+        await keys.create(new)
+        revoked = await keys.revoke(new.id)
+        assert revoked.revoked_at is not None
+        assert await keys.lookup(new.digest) is None
+        assert await keys.list() == (revoked,)
+
+    run(opened, scenario)
+
+
+def test_revoking_again_changes_nothing(opened: Open) -> None:
+    async def scenario(keys: Keys) -> None:
+        await keys.create(a_key())
+        first = await keys.revoke("reports")
+        generation = await keys.generation()
+        assert await keys.revoke("reports") == first
+        assert await keys.revoke(first.id) == first
+        assert await keys.generation() == generation
+
+    run(opened, scenario)
+
+
+def test_a_digest_is_kept_once_even_after_it_was_revoked(opened: Open) -> None:
+    async def scenario(keys: Keys) -> None:
+        await keys.create(a_key())
+        generation = await keys.generation()
+        again = NewKey("key_other", "other", (), "x", a_key().digest)
+        with pytest.raises(KeyExists):
+            await keys.create(again)
+        await keys.revoke("reports")
+        with pytest.raises(KeyExists):
+            await keys.create(again)
+        assert await keys.generation() == generation + 1
+        assert len(await keys.list()) == 1
+
+    run(opened, scenario)
+
+
+def test_a_name_that_several_working_keys_have_revokes_none(opened: Open) -> None:
+    async def scenario(keys: Keys) -> None:
+        for number in (1, 2):
+            await keys.create(a_key(number))
+        with pytest.raises(AmbiguousName) as raised:
+            await keys.revoke("reports")
+        assert raised.value.ids == ("key_0001", "key_0002")
+        await keys.revoke("key_0001")
+        assert (await keys.revoke("reports")).id == "key_0002"
+        assert (await keys.revoke("reports")).id == "key_0002"
+
+    run(opened, scenario)
+
+
+def test_an_id_wins_over_a_name(opened: Open) -> None:
+    async def scenario(keys: Keys) -> None:
+        await keys.create(a_key(1, name="key_0002"))
+        await keys.create(a_key(2))
+        assert (await keys.revoke("key_0002")).name == "reports"
+
+    run(opened, scenario)
+
+
+def test_a_key_that_is_not_there_cannot_be_revoked(opened: Open) -> None:
+    async def scenario(keys: Keys) -> None:
+        with pytest.raises(KeyNotFound):
+            await keys.revoke("nobody")
+
+    run(opened, scenario)
+
+
+def test_every_change_moves_the_generation_for_every_connection(opened: Open) -> None:
+    async def scenario(keys: Keys) -> None:
+        other = await opened()
+        seen = [await other.generation()]
+        await keys.create(a_key())
+        seen.append(await other.generation())
+        await keys.revoke("reports")
+        seen.append(await other.generation())
+        assert await other.lookup(a_key().digest) is None
+        assert len(set(seen)) == 3
+        await other.close()
+
+    run(opened, scenario)
+
+
+def test_changes_at_the_same_time_all_count(opened: Open) -> None:
+    async def scenario(keys: Keys) -> None:
+        others = [await opened() for _ in range(3)]
+        before = await keys.generation()
+        await asyncio.gather(*(others[n % 3].create(a_key(n)) for n in range(24)))
+        await asyncio.gather(*(others[n % 3].revoke(f"key_{n:04}") for n in range(24)))
+        assert len(await keys.list()) == 24
+        assert all(record.revoked_at for record in await keys.list())
+        assert await keys.generation() == before + 48
+        for other in others:
+            await other.close()
+
+    run(opened, scenario)
+
+
+def test_of_several_first_keys_one_is_kept(opened: Open) -> None:
+    async def scenario(keys: Keys) -> None:
+        others = [await opened() for _ in range(3)]
+        made = await asyncio.gather(*(other.create_first(a_key(n)) for n, other in enumerate(others)))
+        assert len([record for record in made if record]) == 1
+        assert len(await keys.list()) == 1
+        await keys.revoke("reports")
+        assert await keys.create_first(a_key(9)) is None
+        for other in others:
+            await other.close()
+
+    run(opened, scenario)
+
+
+def test_keys_are_listed_oldest_first(opened: Open) -> None:
+    async def scenario(keys: Keys) -> None:
+        for number in (3, 1, 2):
+            await keys.create(a_key(number))
+        assert [record.id for record in await keys.list()] == ["key_0003", "key_0001", "key_0002"]
+
+    run(opened, scenario)
+
+
+def test_a_cancelled_change_is_there_whole_or_not_at_all(opened: Open) -> None:
+    async def scenario(keys: Keys) -> None:
+        for turns in range(12):
+            before = await keys.generation()
+            task = asyncio.ensure_future(keys.create(a_key(turns)))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            kept = await keys.lookup(a_key(turns).digest) is not None
+            assert await keys.generation() == before + kept
+        await keys.create(a_key(99))  # and the store still takes changes
+
+    run(opened, scenario)
+
+
+# -- SQLite
+
+
+def modes(directory: Path) -> dict[str, int]:
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
+
+
+def test_every_file_of_the_database_is_its_owners_alone(tmp_path: Path) -> None:
+    async def scenario(keys: Keys) -> None:
+        await keys.create(a_key())
+        assert {f"{sql.FILE}-wal", f"{sql.FILE}-shm"} <= modes(tmp_path).keys()
+        assert set(modes(tmp_path).values()) == {0o600}
+
+    before = os.umask(0)
+    try:
+        run(opener("sqlite", tmp_path), scenario)
+    finally:
+        os.umask(before)
+
+
+def test_a_database_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+    async def scenario(keys: Keys) -> None:
+        assert modes(tmp_path)[sql.FILE] == 0o600
+
+    (tmp_path / sql.FILE).touch(mode=0o644)
+    run(opener("sqlite", tmp_path), scenario)
+
+
+def test_the_schema_in_the_code_is_the_newest_revision() -> None:
+    assert ScriptDirectory.from_config(migrate.settings()).get_heads() == [sql.SCHEMA]
+
+
+def test_the_tables_in_the_code_are_those_that_the_revisions_make(tmp_path: Path) -> None:
+    async def scenario(keys: Keys) -> None:
+        with closing(sqlite3.connect(tmp_path / sql.FILE)) as connection:
+            assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+            for table in sql.metadata.tables.values():
+                made = connection.execute(f"PRAGMA table_info({table.name})").fetchall()
+                assert [(row[1], bool(row[3])) for row in made] == [
+                    (column.name, not column.nullable) for column in table.columns
+                ]
+
+    run(opener("sqlite", tmp_path), scenario)
+
+
+def test_a_current_database_opens_without_alembic(tmp_path: Path) -> None:
+    run(opener("sqlite", tmp_path), nothing)
+    script = (
+        "import asyncio, sys, pathlib\n"
+        "from penstock.stores.sql import open_keys\n"
+        "async def main():\n"
+        "    keys = await open_keys('sqlite', pathlib.Path(sys.argv[1]))\n"
+        "    await keys.close()\n"
+        "asyncio.run(main())\n"
+        "sys.exit('alembic' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False).returncode == 0
+
+
+def test_processes_that_start_at_once_migrate_once_and_all_keep_their_keys(tmp_path: Path) -> None:
+    script = (
+        "import asyncio, os, sys, pathlib\n"
+        "from penstock.stores.base import NewKey\n"
+        "from penstock.stores.sql import open_keys\n"
+        "async def main():\n"
+        "    sys.stdin.readline()\n"
+        "    keys = await open_keys('sqlite', pathlib.Path(sys.argv[1]))\n"
+        "    for n in range(10):\n"
+        "        await keys.create(NewKey(f'key_{sys.argv[2]}_{n}', 'n', (), 'h', os.urandom(32)))\n"
+        "    await keys.close()\n"
+        "asyncio.run(main())\n"
+    )
+    command = [sys.executable, "-W", "error", "-c", script, str(tmp_path)]
+    processes = [subprocess.Popen([*command, str(n)], stdin=subprocess.PIPE) for n in range(3)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(b"go\n")
+        process.stdin.close()
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+
+    async def scenario(keys: Keys) -> None:
+        assert len(await keys.list()) == 30
+        assert await keys.generation() == 30
+
+    run(opener("sqlite", tmp_path), scenario)
+
+
+def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    run(opener("sqlite", tmp_path), nothing)
+    with closing(sqlite3.connect(tmp_path / sql.FILE)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.commit()
+    with pytest.raises(StoreUnavailable, match="another version of Penstock"):
+        run(opener("sqlite", tmp_path), nothing)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / sql.FILE).write_bytes(b"not a database, but long enough to be read as one" * 100)
+    with pytest.raises(StoreUnavailable, match="not a database"):
+        run(opener("sqlite", tmp_path), nothing)
+
+
+def test_a_database_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="No such file or directory"):
+        run(opener("sqlite", tmp_path / "missing"), nothing)
+
+
+def test_another_kind_of_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="sqlite"):
+        asyncio.run(sql.open_keys("postgresql://db/penstock", tmp_path))
+
+
+def test_a_writer_that_holds_the_lock_too_long_makes_a_change_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "BUSY", 0.1)
+
+    async def scenario(keys: Keys) -> None:
+        with closing(sqlite3.connect(tmp_path / sql.FILE, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreUnavailable, match="locked"):
+                await keys.create(a_key())
+            assert await keys.list() == ()  # readers do not wait for the writer
+            other.execute("ROLLBACK")
+        await keys.create(a_key())
+
+    run(opener("sqlite", tmp_path), scenario)
