@@ -89,7 +89,7 @@ class _Unconnected(asyncio.Transport):
 _UNCONNECTED = _Unconnected()
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection:
     """One connection to an upstream. Use through a `Pool`."""
 
     __slots__ = (
@@ -190,6 +190,14 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+
+    def eof_received(self) -> None:
+        """The upstream has said all it will: returning None closes the transport."""
+
+    def pause_writing(self) -> None:
+        """The request is queued in the transport; what is queued is bounded by the request."""
+
+    def resume_writing(self) -> None: ...
 
     def data_received(self, data: bytes) -> None:
         if self.sink is None:
@@ -392,7 +400,7 @@ class Pool:
         connection = ClientConnection(self)
         if origin.uds is not None:
             try:
-                await loop.create_unix_connection(lambda: connection, origin.uds)
+                await loop.create_unix_connection(lambda: cast("asyncio.Protocol", connection), origin.uds)
             except BaseException:
                 connection.discard()
                 raise
@@ -422,7 +430,7 @@ class Pool:
             sock.setblocking(False)
             await loop.sock_connect(sock, cast("tuple[str, int]", address))
             await loop.create_connection(
-                lambda: connection,
+                lambda: cast("asyncio.Protocol", connection),
                 sock=sock,
                 ssl=self._tls,
                 server_hostname=self.origin.host if self._tls is not None else None,

@@ -176,7 +176,7 @@ class Edge:
         self.emptied: asyncio.Event | None = None  # set, once somebody waits for it, when the last connection is gone
 
 
-class Connection(asyncio.Protocol):
+class Connection:
     """One client. All state changes happen in its callbacks and in `finished`, none across an await."""
 
     __slots__ = (

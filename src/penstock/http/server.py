@@ -12,6 +12,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from typing import cast
 
 from penstock.config import Limits
 from penstock.http.connection import LINGER_SECONDS, App, Connection, Edge
@@ -34,7 +35,7 @@ class Server:
         """Accept connections on a listening socket."""
         self._listeners.append(
             await self._loop.create_server(
-                lambda: Connection(self.edge),
+                lambda: cast("asyncio.Protocol", Connection(self.edge)),
                 sock=sock,
                 ssl=tls,
                 backlog=4096,
