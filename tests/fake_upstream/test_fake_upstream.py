@@ -312,6 +312,28 @@ def test_a_half_closed_connection_counts_as_hung_up() -> None:
     converse(Answer(wait="forever"), conversation)
 
 
+def test_a_request_whose_client_did_not_stay_is_seen_all_the_same() -> None:
+    async def conversation(upstream: FakeUpstream, client: Raw) -> None:
+        client.writer.write(chat_request(model="a") + chat_request(model="b"))
+        client.writer.write_eof()
+        await upstream.wait_for(lambda: len(upstream.seen) == 2 and not upstream.open_connections)
+        assert [(seen.model, seen.ended) for seen in upstream.seen] == [("a", "hangup"), ("b", "hangup")]
+
+    converse(Answer(wait="forever"), conversation)
+
+
+def test_a_hang_up_is_seen_in_a_stream_that_never_waits() -> None:
+    async def conversation(upstream: FakeUpstream, client: Raw) -> None:
+        await client.send(chat_request(stream=True))
+        await client.read_until(b'"word3 "')
+        client.writer.transport.abort()
+        seen = await upstream.ended()
+        assert seen.hung_up
+        assert seen.sent_bytes < 20_000_000
+
+    converse(Answer(chunks=tuple(f"word{number} " for number in range(100_000))), conversation)
+
+
 def test_stopping_ends_what_is_being_answered() -> None:
     async def run() -> None:
         async with FakeUpstream(Answer(wait="forever")) as upstream:

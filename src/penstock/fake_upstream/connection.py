@@ -47,18 +47,24 @@ Respond = Callable[["Connection", Request], Awaitable[bool]]
 
 
 class Connection(asyncio.Protocol):
-    """Server side of one connection; `respond` answers a request and says whether to keep the connection."""
+    """Server side of one connection.
+
+    `respond` answers a request and says whether to keep the connection; `on_abandoned` is told of each request that
+    the client sent and did not stay for, so that `respond` was never called.
+    """
 
     def __init__(
         self,
         respond: Respond,
         on_made: Callable[[Connection], int],
         on_lost: Callable[[Connection], None],
+        on_abandoned: Callable[[Connection, Request], None],
     ) -> None:
         self.number = 0  # given by `on_made`
         self._respond = respond
         self._on_made = on_made
         self._on_lost = on_lost
+        self._on_abandoned = on_abandoned
         self._parser = httptools.HttpRequestParser(self)
         self._waiting: deque[Request] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -67,6 +73,11 @@ class Connection(asyncio.Protocol):
         self._in_head = True
         self._head_bytes = 0
         self._begin()
+
+    @property
+    def refused(self) -> bool:
+        """Whether this side has ended the connection."""
+        return self._refused
 
     @property
     def idle(self) -> bool:
@@ -172,9 +183,15 @@ class Connection(asyncio.Protocol):
             self._task = None
 
     async def send(self, data: bytes) -> None:
-        """Write, and wait until the kernel has it all: a slow reader holds the answer up."""
+        """Write, and wait until the kernel has it all: a slow reader holds the answer up.
+
+        Where the client is gone, nothing is sent and this waits for the cancellation that is on its way.
+        """
         if data:
             self._transport.write(data)
+        await asyncio.sleep(0)  # an answer without waits must not keep the loop from seeing a hang-up
+        if self._transport.is_closing():
+            await asyncio.get_running_loop().create_future()
         await self._drained.wait()
 
     def close(self) -> None:
@@ -197,7 +214,8 @@ class Connection(asyncio.Protocol):
 
     def _stop(self) -> None:
         """The client is gone: end what is being answered."""
-        self._waiting.clear()
+        while self._waiting:
+            self._on_abandoned(self, self._waiting.popleft())
         if self._task is not None:
             self._task.cancel()
 
@@ -206,6 +224,7 @@ class Connection(asyncio.Protocol):
         if self._refused:
             return
         self._refused = True
+        self._waiting.clear()
         self._stop()
         body = envelope(Fault(message))
         head = f"HTTP/1.1 {status} Refused\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"

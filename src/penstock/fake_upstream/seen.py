@@ -12,6 +12,7 @@ import msgspec
 
 from penstock.fake_upstream.connection import Request
 from penstock.fake_upstream.script import FOREVER, Wait
+from penstock.fake_upstream.shapes import asked
 
 Found = TypeVar("Found")
 
@@ -22,7 +23,8 @@ class Seen:
     """One request and what became of it.
 
     `ended` is None while it is being answered, then complete, cut (as the script says), hangup (the client went first)
-    or stopped (the fake upstream was). Times are of the monotonic clock. `sent_bytes` counts body bytes that left.
+    or stopped (the fake upstream was, or it refused what followed on the connection). Times are of the monotonic clock.
+    `sent_bytes` counts body bytes that left. `asked` is what the body asks for, None where it is no JSON object.
     """
 
     def __init__(self, number: int, connection: int, request: Request) -> None:
@@ -33,8 +35,9 @@ class Seen:
         self.path = request.target.partition("?")[0]
         self.headers = request.headers
         self.body = request.body
-        self.model = ""
-        self.stream = False
+        self.asked = asked(request.body)
+        self.model = "" if self.asked is None else self.asked.model
+        self.stream = self.asked is not None and self.asked.stream
         self.status = 0
         self.sent_bytes = 0
         self.started_at = time.monotonic()

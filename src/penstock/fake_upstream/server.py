@@ -61,7 +61,6 @@ class FakeUpstream:
         self._changes = Changes()
         self._gates = Gates(self._changes)
         self._connections: set[Connection] = set()
-        self._stopping = False
 
     # Life.
 
@@ -84,7 +83,6 @@ class FakeUpstream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stopping = True
         self._server.close()
         for connection in tuple(self._connections):
             connection.abort()
@@ -141,7 +139,7 @@ class FakeUpstream:
     # Requests.
 
     def _connection(self) -> Connection:
-        return Connection(self._respond, self._made, self._lost)
+        return Connection(self._respond, self._made, self._lost, self._abandoned)
 
     def _made(self, connection: Connection) -> int:
         self.connections_made += 1
@@ -153,13 +151,25 @@ class FakeUpstream:
         self._connections.discard(connection)
         self._changes.notify()
 
-    async def _respond(self, connection: Connection, request: Request) -> bool:
+    def _see(self, connection: Connection, request: Request) -> Seen:
         seen = Seen(self.requests_seen, connection.number, request)
-        ended = HANGUP
         self.requests_seen += 1
         if self._remember:
             self.seen.append(seen)
         self._changes.notify()
+        return seen
+
+    def _end(self, seen: Seen, ended: str) -> None:
+        seen.ended, seen.ended_at = ended, time.monotonic()
+        self._on_end(seen)
+        self._changes.notify()
+
+    def _abandoned(self, connection: Connection, request: Request) -> None:
+        self._end(self._see(connection, request), HANGUP)
+
+    async def _respond(self, connection: Connection, request: Request) -> bool:
+        seen = self._see(connection, request)
+        ended = HANGUP
 
         def on_sent(size: int) -> None:
             seen.sent_bytes += size
@@ -170,21 +180,17 @@ class FakeUpstream:
             seen.status = answer.status
             ended, keep = await Player(connection, request, answer, self._gates.pause, on_sent).play(content)
         except asyncio.CancelledError:
-            ended = STOPPED if self._stopping else HANGUP
+            ended = STOPPED if connection.refused else HANGUP
             raise
         finally:
-            seen.ended, seen.ended_at = ended, time.monotonic()
-            self._on_end(seen)
-            self._changes.notify()
+            self._end(seen, ended)
         return keep
 
     def _decide(self, seen: Seen, request: Request) -> tuple[Answer, Content]:
-        read = shapes.asked(request.body)
-        asked = read or shapes.Asked()
-        seen.model, seen.stream = asked.model, asked.stream
+        asked = seen.asked or shapes.Asked()
         try:
             whole = self._neighbour(seen, request)
-            answer = Answer() if whole is not None else self._answer(seen, request, read)
+            answer = Answer() if whole is not None else self._answer(seen, request)
         except strict.Refused as refusal:
             whole = shapes.envelope(refusal.fault)
             answer = Answer(status=refusal.status)
@@ -226,13 +232,13 @@ class FakeUpstream:
             return [self._profile.name, self._profile.snapshot]
         return [name for name in self._script.models if name != ANY] or ["gpt-5.4"]
 
-    def _answer(self, seen: Seen, request: Request, read: shapes.Asked | None) -> Answer:
+    def _answer(self, seen: Seen, request: Request) -> Answer:
         """The answer for a scripted path or a chat request; raises Refused."""
         if seen.path in self._script.paths:
             return self._next(seen.path, self._script.paths[seen.path])
         if self._profile is not None:
             strict.check(self._profile, request.body)
-        elif read is None:
+        elif seen.asked is None:
             raise strict.Refused(400, Fault("We could not parse the JSON body of your request."))
         try:
             told = directives.answer(request.header(DIRECTIVE_HEADER) or seen.model, Answer())
