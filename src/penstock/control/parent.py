@@ -1,8 +1,8 @@
 """The parent: opens the sockets, starts engines and workers, answers the workers, serves the control plane, drains.
 
 How it works: sockets first, since what fails there should fail before anything runs; then the processes, which take
-longest to be ready; while they start, the store and the control plane are loaded in a thread, because their imports
-take longer than everything else together. The greeting comes when every worker is ready.
+longest to be ready; while they start, the store and then the control plane are loaded in a thread, because their
+imports take longer than everything else together. The greeting comes when every worker is ready.
 
 It then waits for the first of two things: a signal, or the failure of something that must not fail. A signal drains
 the workers; a second one ends them at once. Whatever happened, `_close` undoes every step that was taken, each
@@ -172,12 +172,12 @@ class Parent:
     async def _prepare(self, directory: Path) -> None:
         """Bring up what needs heavy imports, then greet."""
         assert self._workers is not None
-        store, admin = await asyncio.to_thread(_load, STORES[self._config.server.store], ADMIN)
+        store = await asyncio.to_thread(_load, STORES[self._config.server.store])
         self._keys = opened = await store.open_keys(self._config.server.store, directory)
         await self._lookups.open(opened)
         self._tell_health()
         self._start(self._lookups.poll())
-        self._start(self._serve_admin(admin, directory))
+        self._start(self._serve_admin(await asyncio.to_thread(_load, ADMIN), directory))
         try:
             async with asyncio.timeout(READY_LIMIT):
                 await asyncio.shield(self._workers.ready)
@@ -305,9 +305,9 @@ async def _keep(engine: Engine) -> None:
         await asyncio.sleep(ENGINE_WAIT)
 
 
-def _load(*names: str) -> list[ModuleType]:
+def _load(name: str) -> ModuleType:
     """Import what is too slow to be waited for before the workers start."""
-    return [importlib.import_module(name) for name in names]
+    return importlib.import_module(name)
 
 
 def _environment_key(variable: str) -> str | None:

@@ -151,15 +151,8 @@ class Workers:
         process: Process | None = None
         try:
             with theirs:
-                environment = {name: value for name, value in os.environ.items() if name != PARENTS_OWN}
-                process = slot.process = await asyncio.create_subprocess_exec(
-                    *self._command,
-                    str(theirs.fileno()),
-                    pass_fds=(*self._start.listen_fds, theirs.fileno()),
-                    stdin=DEVNULL,
-                    env=environment,
-                    start_new_session=True,
-                )
+                descriptors = (*self._start.listen_fds, theirs.fileno())
+                process = slot.process = await _spawn((*self._command, str(theirs.fileno())), descriptors)
             ours.setblocking(False)
             slot.channel = await link.connect(
                 ours, lambda message: self._on_message(slot, message), lambda: self._on_closed(slot)
@@ -252,6 +245,24 @@ class _Scrape:
         self._missing.discard(worker)
         if not self._missing:
             self.answered.set()
+
+
+async def _spawn(command: Sequence[str], descriptors: tuple[int, ...]) -> Process:
+    """Start a process. One whose start is cancelled half-way is not left running: the loop would lose sight of it."""
+    environment = {name: value for name, value in os.environ.items() if name != PARENTS_OWN}
+    spawning = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *command, pass_fds=descriptors, stdin=DEVNULL, env=environment, start_new_session=True
+        )
+    )
+    try:
+        return await asyncio.shield(spawning)
+    except asyncio.CancelledError:
+        (process,) = await asyncio.gather(spawning, return_exceptions=True)
+        if isinstance(process, Process):
+            _kill(process)
+            await process.wait()
+        raise
 
 
 def _kill(process: Process) -> None:

@@ -1,0 +1,257 @@
+"""Answers to workers: who a key is, when they are told to forget, what a failing store does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from penstock.control import keys as rooms
+from penstock.control.keys import ENVIRONMENT, InvalidKey, Lookups, check, digest, generate, new_key
+from penstock.link import KeyLookup
+from penstock.stores.base import KeyRecord, StoreUnavailable
+from penstock.stores.memory import MemoryKeys
+
+
+class Breakable(MemoryKeys):
+    """A store that can be made to fail, to hang, or to stop between its reading and its answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing = False
+        self.held: asyncio.Event | None = None
+        self.asked = 0
+        self.found = asyncio.Event()
+
+    async def lookup(self, digest: bytes) -> KeyRecord | None:
+        self.asked += 1
+        self._check()
+        found = await super().lookup(digest)
+        self.found.set()
+        if self.held is not None:
+            await self.held.wait()
+        return found
+
+    async def generation(self) -> int:
+        self._check()
+        return await super().generation()
+
+    def _check(self) -> None:
+        if self.failing:
+            raise StoreUnavailable("the disk is gone")
+
+
+class Room:
+    """Lookups over a store, and what they said."""
+
+    def __init__(self, environment_key: str | None = None) -> None:
+        self.store = Breakable()
+        self.now = 0.0
+        self.changes = 0
+        self.health: list[bool] = []
+        self.lookups = Lookups(environment_key, self._change, self.health.append, lambda: self.now)
+
+    def _change(self) -> None:
+        self.changes += 1
+
+
+def run(scenario: Callable[[Room], Awaitable[None]], environment_key: str | None = None) -> None:
+    async def main() -> None:
+        room = Room(environment_key)
+        await room.lookups.open(room.store)
+        await scenario(room)
+
+    asyncio.run(main())
+
+
+KEY = "sk-penstock-for-tests-only"
+
+
+def asking(key: str, ref: int = 7) -> KeyLookup:
+    return KeyLookup(ref, digest(key))
+
+
+def test_a_key_is_answered_with_its_owner_and_models() -> None:
+    async def scenario(room: Room) -> None:
+        made = await room.store.create(new_key(KEY, "reports", ("gpt-5.4",)))
+        answer = await room.lookups.answer(asking(KEY))
+        assert answer.ref == 7
+        assert answer.available
+        assert answer.principal is not None
+        assert (answer.principal.key_id, answer.principal.name, answer.principal.models) == (
+            made.id,
+            "reports",
+            ("gpt-5.4",),
+        )
+
+    run(scenario)
+
+
+def test_an_unknown_key_is_nobody_and_the_store_is_well() -> None:
+    async def scenario(room: Room) -> None:
+        answer = await room.lookups.answer(asking("sk-nobody"))
+        assert (answer.principal, answer.available) == (None, True)
+
+    run(scenario)
+
+
+def test_the_key_from_the_environment_needs_no_store() -> None:
+    async def scenario(room: Room) -> None:
+        room.store.failing = True
+        await room.lookups.look()
+        answer = await room.lookups.answer(asking(KEY))
+        assert answer.principal == ENVIRONMENT
+        assert room.store.asked == 0
+
+    run(scenario, KEY)
+
+
+def test_a_question_that_comes_before_the_store_is_open_waits_for_it() -> None:
+    async def main() -> None:
+        room = Room()
+        await room.store.create(new_key(KEY, "reports", ()))
+        answer = asyncio.create_task(room.lookups.answer(asking(KEY)))
+        await asyncio.sleep(0)
+        assert not answer.done()
+        await room.lookups.open(room.store)
+        assert (await answer).principal is not None
+
+    asyncio.run(main())
+
+
+def test_a_change_by_anybody_makes_workers_forget_once() -> None:
+    async def scenario(room: Room) -> None:
+        await room.lookups.look()
+        assert room.changes == 0
+        await room.store.create(new_key(KEY, "reports", ()))
+        await room.lookups.look()
+        await room.lookups.look()
+        assert room.changes == 1
+        await room.store.revoke("reports")
+        await room.lookups.look()
+        assert room.changes == 2
+
+    run(scenario)
+
+
+def test_an_answer_that_a_change_overtook_is_asked_again() -> None:
+    async def scenario(room: Room) -> None:
+        await room.store.create(new_key(KEY, "reports", ()))
+        await room.lookups.look()
+        room.store.held = asyncio.Event()
+        answer = asyncio.create_task(room.lookups.answer(asking(KEY)))
+        await room.store.found.wait()  # and the store is slow to say so
+        await room.store.revoke("reports")
+        await room.lookups.look()
+        assert room.changes == 2
+        room.store.held.set()
+        assert (await answer).principal is None
+        assert room.store.asked == 2
+
+    run(scenario)
+
+
+def test_a_failing_store_is_told_and_answers_that_it_cannot_say() -> None:
+    async def scenario(room: Room) -> None:
+        await room.store.create(new_key(KEY, "reports", ()))
+        await room.lookups.look()
+        room.store.failing = True
+        assert not (await room.lookups.answer(asking(KEY))).available
+        await room.lookups.look()
+        assert room.health == [False]
+        asked = room.store.asked
+        assert not (await room.lookups.answer(asking(KEY))).available
+        assert room.store.asked == asked  # not asked while it is known to fail
+        room.store.failing = False
+        await room.lookups.look()
+        assert room.health == [False, True]
+        assert (await room.lookups.answer(asking(KEY))).principal is not None
+
+    run(scenario)
+
+
+def test_workers_keep_what_they_know_for_a_minute_of_failure_and_no_longer() -> None:
+    async def scenario(room: Room) -> None:
+        room.store.failing = True
+        await room.lookups.look()
+        room.now = 59.9
+        await room.lookups.look()
+        assert room.changes == 0
+        room.now = 60.0
+        await room.lookups.look()
+        room.now = 61.0
+        await room.lookups.look()
+        assert room.changes == 1
+        room.store.failing = False
+        await room.lookups.look()
+        room.store.failing = True
+        room.now = 100.0
+        await room.lookups.look()
+        room.now = 160.0
+        await room.lookups.look()
+        assert room.changes == 2  # another outage, another minute
+
+    run(scenario)
+
+
+def test_a_change_made_during_an_outage_is_seen_after_it() -> None:
+    async def scenario(room: Room) -> None:
+        room.store.failing = True
+        await room.lookups.look()
+        await room.store.create(new_key(KEY, "reports", ()))
+        room.store.failing = False
+        await room.lookups.look()
+        assert room.changes == 1
+
+    run(scenario)
+
+
+def test_a_store_that_hangs_counts_as_failing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rooms, "STORE_LIMIT", 0.01)
+
+    async def scenario(room: Room) -> None:
+        room.store.held = asyncio.Event()
+        answer = await room.lookups.answer(asking(KEY))
+        assert (answer.principal, answer.available) == (None, False)
+        room.store.held.set()
+
+    run(scenario)
+
+
+def test_made_keys_are_long_random_and_accepted() -> None:
+    made = {generate() for _ in range(50)}
+    assert len(made) == 50
+    for key in made:
+        assert key.startswith("sk-penstock-")
+        assert len(key) == len("sk-penstock-") + 43
+        check(key)
+
+
+def test_what_is_kept_of_a_key_does_not_tell_it() -> None:
+    key = generate()
+    kept = new_key(key, "reports", ())
+    assert kept.hint == f"{key[:4]}...{key[-4:]}"
+    assert key not in repr(kept)
+    assert len(kept.digest) == 32
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", "short", "x" * 19, "x" * 513, "sk with spaces in the middle", "sk-tab\tin-the-middle-of-it", "sk-ümläut" * 3],
+)
+def test_a_key_that_no_client_could_send_is_refused(key: str) -> None:
+    with pytest.raises(InvalidKey):
+        new_key(key, "reports", ())
+
+
+@pytest.mark.parametrize("name", ["", " x", "x\n", "\x1b[31m", "x" * 101])
+def test_a_name_that_would_spoil_a_list_is_refused(name: str) -> None:
+    with pytest.raises(InvalidKey):
+        new_key(KEY, name, ())
+
+
+@pytest.mark.parametrize("model", ["", "a*b", "**", "two words", "*-mini"])
+def test_a_pattern_that_would_match_nothing_is_refused(model: str) -> None:
+    with pytest.raises(InvalidKey):
+        new_key(KEY, "reports", ("gpt-5.4", model))
