@@ -54,7 +54,7 @@ def test_a_missing_function_is_put_in_and_null_arguments_become_empty() -> None:
     ]
 
 
-DELTAS = st.fixed_dictionaries(
+DELTAS: st.SearchStrategy[dict[str, object]] = st.fixed_dictionaries(
     {},
     optional={
         "index": st.one_of(st.none(), st.integers(-1, 3)),

@@ -64,7 +64,7 @@ class ToolCalls:
             mendings.append(mending)
             whole = isinstance(function, dict) or "custom" in delta
             written = isinstance(members.get("arguments", ""), str)
-            sound = sound and whole and written and mending == CallMending(given, False, False)
+            sound = sound and whole and written and given == place and not (mending.drop_id or mending.drop_name)
         return None if sound else tuple(mendings)
 
     def _begin(self) -> int:
