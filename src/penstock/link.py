@@ -39,14 +39,14 @@ METRICS = (
     Metric(
         "penstock_time_to_first_event_seconds",
         "histogram",
-        "From the whole request to the first event with content.",
+        "Of streams: from the request's head to the first event with content.",
         ("model", "provider"),
         _SECONDS,
     ),
     Metric(
         "penstock_request_duration_seconds",
         "histogram",
-        "From the whole request to the end of the answer.",
+        "From the request's head to the end of the answer.",
         ("model", "provider"),
         _SECONDS,
     ),

@@ -112,17 +112,17 @@ class Exchange:
     principal: Principal | None = None  # once the key is known
     target: Target | None = None
     stream = False
-    status = 0
+    status = 500  # with "failed": what the record says unless a stage knows better
     ended = "failed"
     code: str | None = None
     usage: Usage | None = None
-    first_event: float | None = None  # loop time
+    first_event: float | None = None  # monotonic clock
     client = ""
     client_request_id: str | None = None
 
     def __init__(self, request_id: str, started: float, started_at: float) -> None:
         self.request_id = request_id
-        self.started = started  # loop time
+        self.started = started  # monotonic clock: a loop's own may be cut to milliseconds
         self.started_at = started_at  # Unix seconds
         self.attempts: list[Attempt] = []
 

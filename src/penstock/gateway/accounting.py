@@ -6,7 +6,7 @@ from penstock.types import Exchange, Record, milliseconds
 
 
 def record(exchange: Exchange, now: float) -> Record:
-    """What is kept of this exchange; `now` is loop time."""
+    """What is kept of this exchange; `now` is of the monotonic clock, as the exchange's times are."""
     target = exchange.target
     first = exchange.first_event
     return Record(

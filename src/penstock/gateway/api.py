@@ -6,7 +6,6 @@ read, so that nobody without a key can make us hold one.
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import time
 import traceback
@@ -19,7 +18,7 @@ from penstock.errors import MethodNotAllowed, NotFound, Refusal, ServerFault
 from penstock.gateway import accounting, heads
 from penstock.gateway.auth import Auth
 from penstock.gateway.complete import Gateway, complete
-from penstock.gateway.refusals import UpstreamRefusal
+from penstock.gateway.refusals import UpstreamRefusal, blamed
 from penstock.gateway.routing import not_found
 from penstock.gateway.telemetry import log
 from penstock.http.connection import Request
@@ -43,7 +42,6 @@ class Api:
         self._ids = ids
         self._proxies = tuple(ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies)
         self._created = int(time.time())
-        self._loop = asyncio.get_running_loop()
         self._routes: dict[bytes, tuple[bytes, _Handler]] = {
             b"/v1/chat/completions": (b"POST", self._chat),
             b"/v1/models": (b"GET", self._list_models),
@@ -80,6 +78,7 @@ class Api:
         try:
             await self._route(request.path)[1](request, exchange)
         except Refusal as refusal:
+            exchange.ended = blamed(refusal)
             self._refuse(request, refusal)
             self._note(exchange)
         except Exception:  # noqa: BLE001  # the top edge: our fault must end in an answer
@@ -91,11 +90,13 @@ class Api:
 
     def refuse(self, request: Request | None, refusal: Refusal) -> tuple[bytes, bytes]:
         """For what the edge itself refuses: its record is made here."""
-        exchange = _exchange(request) if request is not None else None
-        if exchange is None:
-            exchange = self._ids.exchange(self._loop.time())
+        if request is not None and request.context is not None:
+            exchange = _exchange(request)
+        else:  # refused before `admit` saw it
+            exchange = self._ids.exchange(time.monotonic())
+            exchange.client = request.peer if request is not None else ""
         rendered = self._render(exchange, refusal)
-        exchange.ended = "refused" if refusal.status < 500 else "failed"
+        exchange.ended = blamed(refusal)
         self._note(exchange)
         return rendered
 
@@ -118,7 +119,7 @@ class Api:
 
     async def _get_model(self, request: Request, exchange: Exchange) -> None:
         name = unquote_to_bytes(request.path[len(MODELS) :]).decode("utf-8", "replace")
-        if self.gateway.routes.find(name, _principal(exchange)) is None:
+        if not name or self.gateway.routes.find(name, _principal(exchange)) is None:
             refusal = not_found(name)
             refusal.param = "model"
             raise refusal
@@ -151,7 +152,7 @@ class Api:
         exchange.status, exchange.ended = status, "ok"
         if record:
             self._note(exchange)
-        request.respond(status, heads.lines(exchange, self._loop.time(), heads.JSON_LINES), _encode(body))
+        request.respond(status, heads.lines(exchange, time.monotonic(), heads.JSON_LINES), _encode(body))
 
     def _refuse(self, request: Request, refusal: Refusal) -> None:
         headers, body = self._render(_exchange(request), refusal)
@@ -160,12 +161,12 @@ class Api:
     def _render(self, exchange: Exchange, refusal: Refusal) -> tuple[bytes, bytes]:
         exchange.status, exchange.code = refusal.status, refusal.code
         body = refusal.body if isinstance(refusal, UpstreamRefusal) else None
-        headers = heads.lines(exchange, self._loop.time(), heads.JSON_LINES, exchange.target)
+        headers = heads.lines(exchange, time.monotonic(), heads.JSON_LINES, exchange.target)
         extra = b"".join(b"%s: %s\r\n" % pair for pair in refusal.headers)
         return headers + extra, body if body is not None else envelope(refusal)
 
     def _note(self, exchange: Exchange) -> None:
-        self.gateway.telemetry.note(accounting.record(exchange, self._loop.time()))
+        self.gateway.telemetry.note(accounting.record(exchange, time.monotonic()))
 
     def _client(self, request: Request) -> str:
         """The client's address: the last one in x-forwarded-for that is not a proxy of ours, where a proxy tells."""
@@ -181,7 +182,11 @@ class Api:
 
     def _trusted(self, address: str) -> bool:
         """A unix socket's peer (no address) is a proxy on this host, and trusted once any proxy is."""
-        return not address or any(ipaddress.ip_address(address) in network for network in self._proxies)
+        if not address:
+            return True
+        found = ipaddress.ip_address(address)
+        mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None  # a dual-stack listener's peer
+        return any((mapped or found) in network for network in self._proxies)
 
 
 async def _admit_later(exchange: Exchange, identified: Awaitable[Principal]) -> None:

@@ -4,8 +4,9 @@ Only digests are kept and compared, so neither a memory dump nor timing tells a 
 unknown keys alike and is emptied whole when the parent says that keys changed: a revoked key stops, and a new one
 works, as soon as that message arrives. An answer that was on its way when keys changed is used but not kept.
 
-An address that sends many bad keys is answered 429 without a lookup for the rest of its minute. A key that is known
-passes all the same: others behind that address are not locked out.
+An address that sends many bad keys is answered 429 without a lookup for the rest of its minute. A key that is known,
+or was before keys changed, passes all the same: others behind that address are not locked out. A missing or malformed
+key is not a guess, costs no lookup, and does not count.
 """
 
 from __future__ import annotations
@@ -38,38 +39,43 @@ class Auth:
         self._failures_per_minute = failures_per_minute
         self._on_failure = on_failure
         self._cache: dict[bytes, tuple[bytes, Principal | None]] = {}
+        self._once_known: set[bytes] = set()  # digests of keys that were good before keys changed
         self._epoch = 0
         self._failures: dict[str, tuple[float, int]] = {}  # address -> start of its window, failures in it
 
     def forget(self) -> None:
         """Keys changed: nothing that was known holds."""
+        if len(self._once_known) > MAX_CACHED:
+            self._once_known.clear()
+        self._once_known.update(digest for digest, (_, principal) in self._cache.items() if principal is not None)
         self._cache.clear()
         self._epoch += 1
 
     def identify(self, authorization: bytes | None, address: str) -> Principal | Awaitable[Principal]:
         """Whose key it is; awaitable where the parent must be asked. Either way raises AuthenticationFailed,
         RateLimited, or Overloaded when the key store cannot answer."""
-        token = self._token(authorization, address)
+        token = self._token(authorization)
         digest = hashlib.sha256(token).digest()
         entry = self._cache.get(digest)
         if entry is None:
-            self._throttle(address)
+            if digest not in self._once_known:
+                self._throttle(address)
             return self._ask(digest, token, address)
         known, principal = entry
         if principal is None or not hmac.compare_digest(known, digest):
             raise self._unknown(token, address)
         return principal
 
-    def _token(self, authorization: bytes | None, address: str) -> bytes:
+    def _token(self, authorization: bytes | None) -> bytes:
         if authorization is None:
-            self._failed("missing", address)
+            self._on_failure("missing")
             raise AuthenticationFailed(
                 "No API key was provided. Send it in the header 'Authorization: Bearer YOUR_API_KEY'.",
                 headers=_CHALLENGE,
             )
         scheme, _, token = authorization.partition(b" ")
         if scheme.lower() != b"bearer" or not token or b" " in token or len(token) > MAX_TOKEN:
-            self._failed("malformed", address)
+            self._on_failure("malformed")
             raise AuthenticationFailed(
                 "The Authorization header is malformed. It must read 'Authorization: Bearer YOUR_API_KEY'.",
                 headers=_CHALLENGE,
@@ -94,14 +100,14 @@ class Auth:
 
     def _unknown(self, token: bytes, address: str) -> AuthenticationFailed:
         self._throttle(address)
-        self._failed("unknown", address)
+        self._on_failure("unknown")
+        self._count_failure(address)
         return AuthenticationFailed(
             f"Incorrect API key provided: {_masked(token)}. Ask whoever runs this gateway for a key.",
             headers=_CHALLENGE,
         )
 
-    def _failed(self, reason: str, address: str) -> None:
-        self._on_failure(reason)
+    def _count_failure(self, address: str) -> None:
         now = self._clock()
         start, count = self._failures.get(address, (now, 0))
         if now - start >= WINDOW:

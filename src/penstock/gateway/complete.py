@@ -7,10 +7,12 @@ hangs up at any moment finds its upstream cut off, its record made and its obser
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 
 from penstock.errors import Overloaded, Refusal
 from penstock.gateway import accounting
+from penstock.gateway.refusals import blamed
 from penstock.gateway.relay import Heartbeats, Relay
 from penstock.gateway.routing import Routes
 from penstock.gateway.telemetry import Telemetry
@@ -50,18 +52,22 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
         await relay.copy(answer)
         exchange.status, exchange.ended = 200, "ok"
         # Made before the end is written: what a client has whole is on record.
-        record = accounting.record(exchange, relay.now())
+        record = accounting.record(exchange, time.monotonic())
         relay.finish(answer)
     except Refusal as refusal:
         _give_up(request, exchange, relay, refuse, refusal)
     except asyncio.CancelledError:
-        exchange.ended = "drained" if request.drained else "hangup"
         if request.drained:
-            _give_up(
-                request, exchange, relay, refuse, Overloaded("The server shut down before the answer was complete.")
-            )
+            exchange.ended = "drained"
+            message = "The server shut down before the answer was complete."
+            _give_up(request, exchange, relay, refuse, Overloaded(message, code="server_shutting_down"))
+        else:
+            exchange.ended = "hangup"
+            if not request.started:
+                exchange.status = 0
     finally:
-        gateway.telemetry.end(record or accounting.record(exchange, relay.now()))
+        relay.close()
+        gateway.telemetry.end(record or accounting.record(exchange, time.monotonic()))
 
 
 def _give_up(request: Request, exchange: Exchange, relay: Relay, refuse: Refuse, refusal: Refusal) -> None:
@@ -73,6 +79,6 @@ def _give_up(request: Request, exchange: Exchange, relay: Relay, refuse: Refuse,
         relay.refuse(refusal)
     else:
         if not request.drained:
-            exchange.ended = "failed" if refusal.status >= 500 else "refused"
+            exchange.ended = blamed(refusal)
         exchange.status = refusal.status
         refuse(request, refusal)

@@ -24,11 +24,11 @@ class RequestIds:
 
     def open(self, request: Request) -> Exchange:
         """Give a request, whose head has been read, its exchange."""
-        request.context = exchange = self.exchange(request.received)
+        request.context = exchange = self.exchange(time.monotonic())
         return exchange
 
     def exchange(self, started: float) -> Exchange:
-        """A new exchange that began at loop time `started`."""
+        """A new exchange that began at `started`, of the monotonic clock."""
         self._count = count = (self._count + 1) & 0xFFFFFF
         started_at = self._wall_clock()
         request_id = b"req_%012x%06x%s" % (int(started_at * 1000), count, self._mark)

@@ -14,6 +14,8 @@ from penstock.errors import (
 )
 from penstock.types import Target
 
+LONGEST_WAIT = 86_400.0  # seconds that a caller is told to wait, whatever the upstream says
+
 
 class UpstreamRefusal(Refusal):
     """An upstream's own verdict on the caller's request, passed on with its status and body unchanged."""
@@ -24,6 +26,11 @@ class UpstreamRefusal(Refusal):
         super().__init__(failure.message)
         self.status = failure.status  # type: ignore[misc]  # of this instance: 400, 413, 415 or 422
         self.body = failure.body
+
+
+def blamed(refusal: Refusal) -> str:
+    """Whose fault it was, as a record's `ended` says it."""
+    return "failed" if refusal.status >= 500 else "refused"
 
 
 def refusal_for(failure: Failure, target: Target) -> Refusal:
@@ -54,5 +61,5 @@ def _retry_after(failure: Failure) -> tuple[tuple[bytes, bytes], ...]:
     """Whole seconds, rounded up, for everyone; milliseconds for the SDKs, which prefer them."""
     if failure.retry_after is None:
         return ()
-    wait_ms = max(1, int(failure.retry_after * 1000))
+    wait_ms = int(min(max(failure.retry_after, 0.001), LONGEST_WAIT) * 1000)
     return ((b"Retry-After", b"%d" % -(-wait_ms // 1000)), (b"retry-after-ms", b"%d" % wait_ms))

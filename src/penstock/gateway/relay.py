@@ -8,6 +8,7 @@ status is spent: whatever goes wrong then is told in the stream, as `data: {"err
 from __future__ import annotations
 
 import asyncio
+import time
 
 from penstock.errors import Refusal
 from penstock.gateway import heads
@@ -46,13 +47,12 @@ class Heartbeats:
 class Relay:
     """The way of one answer to one client."""
 
-    __slots__ = ("_exchange", "_heartbeats", "_request", "now", "writes")
+    __slots__ = ("_exchange", "_heartbeats", "_request", "writes")
 
     def __init__(self, request: Request, exchange: Exchange, heartbeats: Heartbeats) -> None:
         self._request = request
         self._exchange = exchange
         self._heartbeats = heartbeats
-        self.now = request.connection.edge.loop.time
         self.writes = 0
 
     # -- Output: called by the answer, synchronously
@@ -60,9 +60,9 @@ class Relay:
     def commit(self, answer: Answer, data: bytes) -> None:
         exchange = self._exchange
         exchange.status = 200
-        exchange.first_event = now = self.now()
+        exchange.first_event = now = time.monotonic()
+        self._request.flow = answer  # before the first bytes: they may be enough to pause it
         self._request.start(200, heads.lines(exchange, now, heads.SSE_LINES, answer.target), data)
-        self._request.flow = answer
         self._heartbeats.add(self, now)
 
     def write(self, data: bytes) -> None:
@@ -73,17 +73,16 @@ class Relay:
 
     async def copy(self, answer: Answer) -> None:
         """Wait until the answer has been copied, all but its end. Raises Refusal when it was cut off."""
+        outcome = "ok"
         try:
             if answer.committed:
                 await answer.end()
         except asyncio.CancelledError:
+            outcome = "cancelled"
             answer.abort()
             raise
         finally:
-            note(self._exchange, answer)
-            self._exchange.usage = answer.reader.usage
-            self._request.flow = None
-            self._heartbeats.remove(self)
+            note(self._exchange, answer, outcome)
         if answer.failure is not None:
             raise refusal_for(answer.failure, answer.target)
 
@@ -93,8 +92,13 @@ class Relay:
         if answer.committed:
             self._request.end(answer.tail)
         else:
-            exchange.first_event = now = self.now()
-            self._request.respond(200, heads.lines(exchange, now, heads.JSON_LINES, answer.target), answer.tail)
+            head = heads.lines(exchange, time.monotonic(), heads.JSON_LINES, answer.target)
+            self._request.respond(200, head, answer.tail)
+
+    def close(self) -> None:
+        """Whatever happened, nothing more comes through here."""
+        self._request.flow = None
+        self._heartbeats.remove(self)
 
     def refuse(self, refusal: Refusal) -> None:
         """End a started stream in an error that clients raise."""

@@ -8,13 +8,13 @@ stalls costs lines (counted, and told in the next one), never requests.
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import os
+import queue
 import sys
+import threading
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import msgspec
@@ -23,6 +23,7 @@ from penstock.link import METRICS, SeriesValue
 from penstock.types import Record
 
 MAX_BUFFERED = 4 * 1024 * 1024
+CLOSE_SECONDS = 1.0
 
 _BOUNDS = {metric.name: metric.bounds for metric in METRICS}
 
@@ -130,33 +131,41 @@ class AccessLog:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._lines = bytearray()
-        self._dropped = 0
-        self._writing: asyncio.Future[None] | None = None
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="access-log")
         self._encoder = msgspec.json.Encoder()
+        self._batches: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._queued = 0  # bytes, ever; changed by the loop's thread alone
+        self._written = 0  # likewise; changed by the writer alone
+        self._dropped = 0
+        # A daemon: a write that never ends must not keep the process from ending.
+        self._writer = threading.Thread(target=self._write_all, name="access-log", daemon=True)
+        self._writer.start()
 
     def observe(self, records: Sequence[Record]) -> None:
-        if len(self._lines) > MAX_BUFFERED:
+        if self._queued - self._written > MAX_BUFFERED:
             self._dropped += len(records)
             return
-        self._lines += self._encoder.encode_lines(records)
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.get_running_loop().run_in_executor(self._writer, self._write, self._take())
+        self._tell_dropped()
+        self._put(self._encoder.encode_lines(records))
 
     def close(self) -> None:
-        """Write what is left."""
-        self._writer.shutdown(wait=True)
-        if self._lines:
-            self._write(self._take())
+        """Write what is left, as far as the reader takes it within a moment."""
+        self._tell_dropped()
+        self._batches.put(b"")
+        self._writer.join(CLOSE_SECONDS)
 
-    def _take(self) -> bytes:
+    def _tell_dropped(self) -> None:
         if self._dropped:
-            self._lines += self._encoder.encode_lines([{"dropped_access_lines": self._dropped}])
+            self._put(self._encoder.encode_lines([{"dropped_access_lines": self._dropped}]))
             self._dropped = 0
-        data = bytes(self._lines)
-        self._lines.clear()
-        return data
+
+    def _put(self, data: bytes) -> None:
+        self._queued += len(data)
+        self._batches.put(data)
+
+    def _write_all(self) -> None:
+        for data in iter(self._batches.get, b""):
+            self._write(data)
+            self._written += len(data)
 
     def _write(self, data: bytes) -> None:
         try:
@@ -167,11 +176,11 @@ class AccessLog:
 
 
 class Telemetry:
-    """All observers of a worker."""
+    """All observers of a worker: the metrics and `others`, such as the access log."""
 
-    def __init__(self, metrics: Metrics, access_log: AccessLog | None) -> None:
+    def __init__(self, metrics: Metrics, others: Sequence[Observer] = ()) -> None:
         self.metrics = metrics
-        self._observers: list[Observer] = [metrics] if access_log is None else [metrics, access_log]
+        self._observers: tuple[Observer, ...] = (metrics, *others)
         self._records: list[Record] = []
         self._complaints = 0
 

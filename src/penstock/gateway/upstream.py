@@ -123,6 +123,9 @@ class Answer:
         except ProviderFault as fault:
             self._fail(fault.failure)
             return
+        except BaseException:
+            self._fail_unread()
+            raise
         if out:
             self._push(out)
         if self.reader.done:
@@ -170,6 +173,9 @@ class Answer:
         except ProviderFault as fault:
             self._fail(fault.failure)
             return
+        except BaseException:
+            self._fail_unread()
+            raise
         if self._output is not None and not self.committed:
             self._commit()
         connection, self._connection = self._connection, None
@@ -181,6 +187,10 @@ class Answer:
         self.failure = failure
         self.abort()
         self._settle()
+
+    def _fail_unread(self) -> None:
+        """The reader broke, which is our fault: its error goes to the log, and the request must not wait for ever."""
+        self._fail(self._malformed("gave an answer that could not be read"))
 
     def _settle(self) -> None:
         if not self.outcome.done():
@@ -199,25 +209,24 @@ class _Collect:
         self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._provider = provider
         self._limit = limit
+        self._connection: ClientConnection | None = None
         self._status = 0
         self._headers: HeaderList = []
         self._parts: list[bytes] = []
         self._size = 0
 
     def on_head(self, status: int, connection: ClientConnection) -> None:
-        self._status, self._headers = status, connection.headers()
+        self._connection, self._status, self._headers = connection, status, connection.headers()
 
     def on_data(self, data: bytes) -> None:
         self._size += len(data)
-        if self._size <= self._limit:
-            self._parts.append(data)
+        self._parts.append(data)
+        if self._size > self._limit and self._connection is not None:
+            self._connection.abort()
+            self.on_fault(FailureKind.MALFORMED, "sent an answer that is too large")
 
     def on_end(self) -> None:
-        if self.reply.done():
-            return
-        if self._size > self._limit:
-            self.on_fault(FailureKind.MALFORMED, "sent an answer that is too large")
-        else:
+        if not self.reply.done():
             self.reply.set_result(Reply(self._status, self._headers, b"".join(self._parts)))
 
     def on_fault(self, kind: FailureKind, message: str) -> None:
@@ -238,20 +247,23 @@ class Upstreams:
         answer = await self._attempt(chat, target, exchange, output)
         if answer.failure is not None and answer.failure.kind is FailureKind.STALE:
             note(exchange, answer)
-            answer = await self._attempt(chat, target, exchange, output)
+            answer = await self._attempt(chat, target, exchange, output, afresh=True)
         if answer.failure is not None and not answer.committed:
             note(exchange, answer)
             raise refusal_for(answer.failure, target)
         return answer
 
-    async def _attempt(self, chat: ChatRequest, target: Target, exchange: Exchange, output: Output) -> Answer:
+    async def _attempt(
+        self, chat: ChatRequest, target: Target, exchange: Exchange, output: Output, afresh: bool = False
+    ) -> Answer:
+        """One attempt. `afresh`: on a new connection, since what closed one idle connection closed others, too."""
         entry = self._entries[target.provider]
         answer = Answer(entry, target, entry.provider.reader(chat, target), output if chat.stream else None)
         try:
             call = entry.provider.prepare(chat, target)
             if not isinstance(call, Call):
                 call = await self._prepare(entry, target, call)
-            answer.send(entry.pool.take() or await entry.pool.connect(), call)
+            answer.send((None if afresh else entry.pool.take()) or await entry.pool.connect(), call)
             await answer.outcome
         except PoolError as error:
             failure = error.failure
@@ -288,13 +300,14 @@ class Upstreams:
 
 
 def note(exchange: Exchange, answer: Answer, outcome: str = "ok") -> None:
-    """Put a finished attempt on the exchange; its failure, if any, is its outcome."""
+    """Put a finished attempt on the exchange, and its usage; its failure, if any, is its outcome."""
     failure = answer.failure
+    exchange.usage = answer.reader.usage
     exchange.attempts.append(
         Attempt(
             provider=answer.target.provider,
             model=answer.target.model,
-            status=failure.status if failure is not None else 200 if outcome == "ok" else 0,
+            status=failure.status if failure is not None else 200 if outcome == "ok" or answer.committed else 0,
             outcome=failure.kind.value if failure is not None else outcome,
             duration_ms=milliseconds(time.monotonic() - answer.started),
         )

@@ -14,6 +14,7 @@ import signal
 import socket
 import ssl
 import sys
+import time
 
 import uvloop
 
@@ -119,7 +120,7 @@ class Worker:
         entries = {name: _entry(upstream, start.engines) for name, upstream in config.providers.items()}
         heartbeats = Heartbeats(config.server.limits.heartbeat)
         access_log = AccessLog(sys.stdout.fileno()) if config.server.access_log else None
-        self._telemetry = telemetry = Telemetry(self._metrics, access_log)
+        self._telemetry = telemetry = Telemetry(self._metrics, () if access_log is None else (access_log,))
         gateway = Gateway(Routes(config.models), Upstreams(entries), telemetry, heartbeats)
         auth = Auth(self.lookup, loop.time, config.server.auth_failures, self._metrics.auth_failed)
         api = Api(gateway, auth, heads.RequestIds(), config.server.trusted_proxies)
@@ -141,7 +142,7 @@ class Worker:
         reading = asyncio.create_task(self._refresh(entries, tls))
         draining = asyncio.create_task(self._drain_when_told(server))
         gone = asyncio.create_task(self.closed.wait())
-        await asyncio.wait([draining, gone, sweeping, reading], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([draining, gone, sweeping, reading], return_when=asyncio.FIRST_COMPLETED)
         for task in (sweeping, reading, draining, gone):
             task.cancel()
         for entry in entries.values():
@@ -149,18 +150,19 @@ class Worker:
         self._send_snapshot(0)
         if access_log is not None:
             access_log.close()
+        for first in done:
+            first.result()  # one that failed ends the worker in its error
 
     async def _drain_when_told(self, server: Server) -> None:
         await server.drain(await self.drained)
 
     async def _sweep(self, entries: dict[str, Entry], heartbeats: Heartbeats, telemetry: Telemetry) -> None:
         """What must happen often, and is cheap."""
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(SWEEP)
             for entry in entries.values():
                 entry.pool.sweep()
-            heartbeats.sweep(loop.time())
+            heartbeats.sweep(time.monotonic())
             telemetry.notify()
 
     async def _refresh(self, entries: dict[str, Entry], tls: Certificate | None) -> None:
@@ -193,6 +195,8 @@ class Certificate:
         if marks == self._seen:
             return
         try:
+            # First where it harms nobody: half a pair would take the place of the old one.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._cert, self._key)
             self.context.load_cert_chain(self._cert, self._key)
         except (OSError, ssl.SSLError) as error:
             log(f"the TLS certificate changed but cannot be loaded, the old one stays: {error}")

@@ -1,0 +1,274 @@
+"""A whole gateway inside a test: the parts of a worker, wired as the worker wires them, on a free port of this loop.
+
+Keys, clock and deadlines are the test's; the upstream is a real connection to wherever the test says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import uvloop
+
+from penstock.config import Config, Model, TargetConfig, Upstream
+from penstock.gateway import heads
+from penstock.gateway.api import Api
+from penstock.gateway.auth import Auth
+from penstock.gateway.complete import Gateway
+from penstock.gateway.relay import Heartbeats
+from penstock.gateway.routing import Routes
+from penstock.gateway.telemetry import Metrics, Telemetry
+from penstock.gateway.upstream import Entry, Upstreams
+from penstock.http.client import SWEEP, Pool
+from penstock.http.server import Server
+from penstock.link import KeyAnswer
+from penstock.providers import registry
+from penstock.types import Principal, Record
+from support.raw import PATIENCE, Raw, raw_client
+
+KEY = "sk-the-callers-own-key-0123456789"
+UPSTREAM_KEY = "sk-the-operators-own-key-9876543210"
+ORGANISATION = "org-the-operators"
+ALICE = Principal("key_alice", "alice")
+
+
+def run(main: Coroutine[Any, Any, Any]) -> None:
+    """Run a test on the loop that workers use, within a bound; no task of the test's gateway may be left."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(30.0):
+            await main
+
+    uvloop.run(bounded())
+
+
+def upstream(base_url: str, name: str = "fake", **settings: Any) -> Upstream:
+    """A provider at `base_url`; `settings` are those of every provider, such as deadlines."""
+    own = {"base_url": base_url, "api_key": UPSTREAM_KEY, "headers": {"openai-organization": ORGANISATION}}
+    return Upstream(name, "openai", settings=own, **settings)
+
+
+def to(*providers: str, model: str | None = None) -> Model:
+    """A model whose targets are these providers."""
+    return Model(tuple(TargetConfig(provider, model) for provider in providers))
+
+
+class Keys:
+    """The parent's side of the keys: answers lookups, counts them, and can be made to wait or to fail."""
+
+    def __init__(self, principals: Mapping[str, Principal]) -> None:
+        self.principals = dict(principals)
+        self.available = True
+        self.lookups: list[bytes] = []
+        self.asked = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self._open = asyncio.Event()
+        self._open.set()
+
+    def hold(self) -> None:
+        """Let no answer through until `release`."""
+        self.asked.clear()
+        self._open.clear()
+
+    def release(self) -> None:
+        self._open.set()
+
+    async def __call__(self, digest: bytes) -> KeyAnswer:
+        self.lookups.append(digest)
+        by_digest = {hashlib.sha256(key.encode()).digest(): who for key, who in self.principals.items()}
+        answer = KeyAnswer(len(self.lookups), by_digest.get(digest), self.available)
+        self.asked.set()
+        try:
+            await self._open.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        return answer
+
+
+class Recorder:
+    """Keeps every record, and wakes those who wait for them."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self._more = asyncio.Event()
+
+    def observe(self, records: Sequence[Record]) -> None:
+        self.records += records
+        self._more.set()
+
+    async def wait(self, count: int) -> list[Record]:
+        """All records, once there are so many."""
+        async with asyncio.timeout(PATIENCE):
+            while len(self.records) < count:
+                self._more.clear()
+                await self._more.wait()
+        return self.records
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """An answer as it came over the wire, its framing taken off. Header names are lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body, decoded."""
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> Any:
+        """The error in the envelope, which is all there is in the body."""
+        assert self.headers["content-type"] == "application/json"
+        body = self.json()
+        assert list(body) == ["error"]
+        assert list(body["error"]) == ["message", "type", "param", "code"]
+        return body["error"]
+
+
+class Running:
+    """A gateway that listens at `address`, and what a test looks into it by."""
+
+    def __init__(self, server: Server, api: Api, entries: dict[str, Entry], keys: Keys, recorder: Recorder) -> None:
+        self.server = server
+        self.api = api
+        self.auth = api.auth
+        self.telemetry = api.gateway.telemetry
+        self.pools = {name: entry.pool for name, entry in entries.items()}
+        self.keys = keys
+        self.recorder = recorder
+        self.address = ("127.0.0.1", 0)
+
+    async def record(self, number: int = 0) -> Record:
+        """The record of that number, once it is made."""
+        return (await self.recorder.wait(number + 1))[number]
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Raw]:
+        """A connection of a client's."""
+        async with raw_client(self.address) as client:
+            yield client
+
+    async def ask(self, request: bytes) -> Answered:
+        """Send one request on a connection of its own and take its answer."""
+        async with self.client() as client:
+            await client.send(request)
+            return await read_answer(client, head_only=request.startswith(b"HEAD "))
+
+    async def chat(self, key: str | None = KEY, **members: Any) -> Answered:
+        """Ask for a chat completion."""
+        return await self.ask(chat(key, **members))
+
+    def series(self) -> dict[tuple[str, ...], float]:
+        """The metrics now: value by name and labels."""
+        self.telemetry.notify()
+        return {(one.name, *one.labels): one.value for one in self.telemetry.metrics.series(0)}
+
+    def tasks(self) -> set[asyncio.Task[None]]:
+        """The tasks of requests that are being answered."""
+        return {t for t in asyncio.all_tasks() if "answer" in getattr(t.get_coro(), "__qualname__", "")}
+
+
+async def read_answer(client: Raw, head_only: bool = False) -> Answered:
+    """The next answer on a connection, whatever its framing."""
+    head = (await client.read_until(b"\r\n\r\n")).decode("ascii")
+    start, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
+    names = [line.partition(": ")[0].lower() for line in lines]
+    assert len(set(names)) == len(names), f"a header twice: {head}"
+    headers = dict(zip(names, (line.partition(": ")[2] for line in lines), strict=True))
+    status = int(start.split(" ")[1])
+    if head_only:
+        return Answered(status, headers, b"")
+    if "content-length" in headers:
+        size = int(headers["content-length"])
+        return Answered(status, headers, await asyncio.wait_for(client.reader.readexactly(size), PATIENCE))
+    if headers.get("transfer-encoding") == "chunked":
+        return Answered(status, headers, await read_chunks(client))
+    return Answered(status, headers, await client.read_all())
+
+
+async def read_chunks(client: Raw) -> bytes:
+    """A chunked body, whole."""
+    parts = []
+    while size := int(await client.read_until(b"\r\n"), 16):
+        parts.append(await asyncio.wait_for(client.reader.readexactly(size + 2), PATIENCE))
+    assert await client.read_until(b"\r\n") == b"\r\n"
+    return b"".join(part[:-2] for part in parts)
+
+
+def request(method: str, path: str, key: str | None = KEY, body: bytes = b"", **headers: str) -> bytes:
+    """A whole request; header names are given with underscores."""
+    fields = {"host": "gateway.test"} | ({"authorization": f"Bearer {key}"} if key is not None else {})
+    fields |= {"content-length": str(len(body))} if body or method == "POST" else {}
+    fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + body
+
+
+def chat(key: str | None = KEY, **members: Any) -> bytes:
+    """A request for a chat completion."""
+    body = {"model": "gpt-5.4", "messages": [{"role": "user", "content": "Say hello."}], **members}
+    return request("POST", "/v1/chat/completions", key, json.dumps(body).encode())
+
+
+@asynccontextmanager
+async def gateway(
+    *upstreams: Upstream | str,
+    models: Mapping[str, Model] | None = None,
+    keys: Mapping[str, Principal] | None = None,
+    clock: Callable[[], float] | None = None,
+    config: Config | None = None,
+    wall_clock: Callable[[], float] = time.time,
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[Running]:
+    """A gateway before these upstreams (a string is a base URL), the first of which answers every model.
+
+    `config` gives what concerns the server; `clock` is the one that throttling goes by.
+    """
+    server_config = (config or Config()).server
+    providers = [upstream(each) if isinstance(each, str) else each for each in upstreams]
+    entries = {}
+    for each in providers:
+        provider = registry.build(each, None)
+        entries[each.name] = Entry(provider, Pool(provider.origin, each), each)
+    lookup = Keys({KEY: ALICE} if keys is None else keys)
+    recorder = Recorder()
+    telemetry = Telemetry(Metrics(), (recorder,))
+    heartbeats = Heartbeats(server_config.limits.heartbeat)
+    routes = Routes({"*": to(providers[0].name)} if models is None else models)
+    stages = Gateway(routes, Upstreams(entries), telemetry, heartbeats)
+    now = clock or asyncio.get_running_loop().time
+    auth = Auth(lookup, now, server_config.auth_failures, telemetry.metrics.auth_failed)
+    api = Api(stages, auth, heads.RequestIds(wall_clock), server_config.trusted_proxies)
+    server = Server(api, server_config.limits, wall_clock)
+    running = Running(server, api, entries, lookup, recorder)
+    sock = socket.create_server(("127.0.0.1", 0))
+    running.address = ("127.0.0.1", sock.getsockname()[1])
+    await server.listen(sock, tls)
+    sweeping = asyncio.create_task(_sweep(entries, heartbeats, telemetry))
+    try:
+        yield running
+        assert not sweeping.done()
+    finally:
+        await server.drain(0)
+        sweeping.cancel()
+        for entry in entries.values():
+            entry.pool.close()
+
+
+async def _sweep(entries: dict[str, Entry], heartbeats: Heartbeats, telemetry: Telemetry) -> None:
+    while True:
+        telemetry.notify()
+        for entry in entries.values():
+            entry.pool.sweep()
+        heartbeats.sweep(time.monotonic())
+        await asyncio.sleep(SWEEP / 10)
