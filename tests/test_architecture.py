@@ -495,6 +495,17 @@ def test_what_the_design_allows_draws_no_complaint(sources: dict[str, str]) -> N
     assert [complaint for rule in RULES for complaint in rule(house_of(sources))] == []
 
 
+def test_every_row_of_the_layers_stands_for_a_module_that_exists() -> None:
+    used = {room_of(name) for name in the_house()}
+    rows = {
+        (row, pattern.removesuffix("*").removesuffix(".")) for row, (_, some) in enumerate(LAYERS) for pattern in some
+    }
+    empty = [
+        stem for row, stem in rows if not any(u is not None and u[0] == row and u[1].startswith(stem) for u in used)
+    ]
+    assert empty == []
+
+
 def test_a_listed_place_that_is_gone_is_reported() -> None:
     complaints = listed_only(
         house_of({"penstock.types": ""}), broad_excepts, {("penstock.types", "f"): "why"}, "catches"
