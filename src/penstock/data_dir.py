@@ -24,11 +24,6 @@ def prepare(path: str) -> Path:
     return directory
 
 
-def write_secret(path: Path, text: str) -> None:
-    """Replace the file at `path`, mode 0600, all at once: a reader sees the old text or the new."""
-    stage(path, text).replace(path)
-
-
 def stage(path: Path, text: str) -> Path:
     """Write `text` beside `path`, mode 0600, under a name of its own, which is returned."""
     staged = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
