@@ -31,6 +31,7 @@ LAYERS = (
     ("the relay", ("penstock.gateway.relay",)),
     ("stages and rooms", ("penstock.gateway.*", "penstock.control.*")),
     ("what stages share", ("penstock.gateway.heads", "penstock.gateway.refusals")),
+    ("the exchange", ("penstock.gateway.exchange",)),
     ("adapters", ("penstock.providers", "penstock.stores", "penstock.engine")),
     ("the data directory", ("penstock.data_dir",)),
     ("protocols", ("penstock.http", "penstock.wire", "penstock.link")),

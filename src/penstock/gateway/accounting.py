@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from penstock.types import Exchange, Record, milliseconds
+from penstock.gateway.exchange import Exchange
+from penstock.types import Record, milliseconds
 
 
 def record(exchange: Exchange, now: float) -> Record:

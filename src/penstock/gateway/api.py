@@ -18,11 +18,12 @@ from penstock.errors import MethodNotAllowed, NotFound, Refusal, ServerFault
 from penstock.gateway import accounting, heads
 from penstock.gateway.auth import Auth
 from penstock.gateway.complete import Gateway, complete
+from penstock.gateway.exchange import Exchange
 from penstock.gateway.refusals import UpstreamRefusal, blamed
 from penstock.gateway.routing import not_found
 from penstock.gateway.telemetry import log
 from penstock.http.connection import Request
-from penstock.types import JSON, Exchange, Principal
+from penstock.types import JSON, Principal
 from penstock.wire.envelope import envelope
 
 MODELS = b"/v1/models/"

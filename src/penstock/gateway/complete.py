@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 
 from penstock.errors import Overloaded, Refusal
 from penstock.gateway import accounting
+from penstock.gateway.exchange import Exchange
 from penstock.gateway.refusals import blamed
 from penstock.gateway.relay import Heartbeats, Relay
 from penstock.gateway.routing import Routes
 from penstock.gateway.telemetry import Telemetry
 from penstock.gateway.upstream import Upstreams
 from penstock.http.connection import Request
-from penstock.types import Exchange
 from penstock.wire.chat import decode_chat
 
 Refuse = Callable[[Request, Refusal], None]

@@ -6,8 +6,9 @@ import os
 import time
 from collections.abc import Callable
 
+from penstock.gateway.exchange import Exchange
 from penstock.http.connection import Request
-from penstock.types import Exchange, Target
+from penstock.types import Target
 
 _VERSION = b"openai-version: 2020-10-01\r\n"
 JSON_LINES = b"Content-Type: application/json\r\n" + _VERSION

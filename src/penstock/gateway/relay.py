@@ -12,10 +12,10 @@ import time
 
 from penstock.errors import Refusal
 from penstock.gateway import heads
+from penstock.gateway.exchange import Exchange
 from penstock.gateway.refusals import refusal_for
 from penstock.gateway.upstream import Answer, note
 from penstock.http.connection import Request
-from penstock.types import Exchange
 from penstock.wire.envelope import error_event
 
 PING = b": ping\n\n"

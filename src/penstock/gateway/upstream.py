@@ -20,10 +20,11 @@ from typing import Protocol
 
 from penstock.config import Upstream
 from penstock.errors import Failure, FailureKind, ProviderFault
+from penstock.gateway.exchange import Exchange
 from penstock.gateway.refusals import refusal_for
 from penstock.http.client import ClientConnection, HeaderList, Pool, PoolError
 from penstock.providers.base import Call, Preparation, Provider, Reader, Reply
-from penstock.types import Attempt, Exchange, Plan, Target, milliseconds
+from penstock.types import Attempt, Plan, Target, milliseconds
 from penstock.wire.chat import ChatRequest
 
 HELD_BYTES = 64 * 1024
