@@ -9,7 +9,8 @@ import pytest
 from openai.types import CompletionUsage
 
 from penstock.types import Usage
-from penstock.wire.answer import Mending, mend_chunk, mend_completion, usage_object, usage_of
+from penstock.wire.answer import Mending, mend_chunk, mend_completion
+from penstock.wire.usage import usage_object, usage_of
 
 USAGE = Usage(prompt_tokens=87, completion_tokens=34, cached_tokens=64, reasoning_tokens=12)
 

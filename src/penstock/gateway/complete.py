@@ -17,7 +17,7 @@ from penstock.gateway.refusals import blamed
 from penstock.gateway.relay import Heartbeats, Relay
 from penstock.gateway.routing import Routes
 from penstock.gateway.telemetry import Telemetry
-from penstock.gateway.upstream import Upstreams
+from penstock.gateway.upstream import Upstreams, note
 from penstock.http.connection import Request
 from penstock.wire.chat import decode_chat
 
@@ -49,7 +49,10 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
         exchange.stream = chat.stream
         plan = gateway.routes.plan(chat.model, principal, gateway.down)
         answer = await gateway.upstreams.open(chat, plan, exchange, relay)
-        await relay.copy(answer)
+        if answer.committed:
+            await relay.copy(answer)
+        else:
+            note(exchange, answer)
         exchange.status, exchange.ended = 200, "ok"
         # Made before the end is written: what a client has whole is on record.
         record = accounting.record(exchange, time.monotonic())

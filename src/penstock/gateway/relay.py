@@ -72,11 +72,10 @@ class Relay:
     # -- for the path of a request
 
     async def copy(self, answer: Answer) -> None:
-        """Wait until the answer has been copied, all but its end. Raises Refusal when it was cut off."""
+        """Wait until a committed answer has been copied, all but its end. Raises Refusal when it was cut off."""
         outcome = "ok"
         try:
-            if answer.committed:
-                await answer.end()
+            await answer.end()
         except asyncio.CancelledError:
             outcome = "cancelled"
             answer.abort()

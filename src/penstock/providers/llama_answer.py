@@ -21,8 +21,9 @@ import msgspec
 from penstock.errors import Failure, FailureKind, ProviderFault
 from penstock.providers.stops import StopCutter
 from penstock.types import Usage
-from penstock.wire.answer import BROKEN, usage_object
+from penstock.wire.answer import BROKEN
 from penstock.wire.sse import DONE, EventTooLarge, SseReader, event
+from penstock.wire.usage import usage_object
 
 STOPPED = "The local model's engine stopped while answering; it is being restarted."
 

@@ -32,10 +32,10 @@ from penstock.wire.answer import (
     mend_completion,
     misnamed_reasoning,
     needs_mending,
-    usage_of,
 )
 from penstock.wire.sse import DONE, EventTooLarge, SseReader, event
 from penstock.wire.tool_calls import CallMending, ToolCalls
+from penstock.wire.usage import usage_of
 
 MAX_STRAY_BYTES = 64 * 1024
 

@@ -1,15 +1,13 @@
 """What Penstock reads in a chat.completion or its chunks, what it mends there, and how usage is written.
 
 Reading: the views name only the members that decide something (has the answer begun, is it whole, what did it cost, is
-it an error). Members whose shape differs between servers are taken as they come, and `usage_of` makes the best of what
-it finds, so that a stray type in a figure never breaks an answer.
+it an error). Members whose shape differs between servers are taken as they come, and `wire.usage` makes the best of
+what it finds, so that a stray type in a figure never breaks an answer.
 
 Mending: some servers send shapes that the official clients fail on: no role on a choice's first delta or a role on each
 of them, a null delta, a second finish_reason, tool calls without
 an index, reasoning under another name. `mend_chunk` rewrites such an event, and
 `mend_completion` a whole answer; members that are not at fault keep their bytes.
-
-Writing: `usage_object` is the form in which our own answers report usage.
 """
 
 from __future__ import annotations
@@ -19,7 +17,6 @@ from typing import Any
 
 import msgspec
 
-from penstock.types import Usage
 from penstock.wire.tool_calls import CallMending, mend_calls
 
 RawObject = dict[str, msgspec.Raw]
@@ -111,24 +108,6 @@ def error_of(answer: Chunk | Completion) -> Any:
     return None
 
 
-def usage_of(found: Any) -> Usage | None:
-    """The usage that an upstream reported, or None where there is none to read. Figures of a strange type count 0."""
-    if not isinstance(found, dict) or not found:
-        return None
-    cached = _count(found.get("prompt_tokens_details"), "cached_tokens") or _count(found, "prompt_cache_hit_tokens")
-    return Usage(
-        prompt_tokens=_count(found, "prompt_tokens"),
-        completion_tokens=_count(found, "completion_tokens"),
-        cached_tokens=cached,
-        reasoning_tokens=_count(found.get("completion_tokens_details"), "reasoning_tokens"),
-    )
-
-
-def _count(found: Any, name: str) -> int:
-    value = found.get(name) if isinstance(found, dict) else None
-    return value if type(value) is int and 0 <= value < 2**53 else 0
-
-
 class Mending(msgspec.Struct, frozen=True):
     """What is wrong with one choice of a chunk: `role` True adds it, False drops it; `finish` drops a finish_reason.
 
@@ -211,19 +190,3 @@ def _name_reasoning(part: RawObject) -> None:
     reasoning = part.get("reasoning", _NULL)
     if bytes(reasoning)[:1] == b'"' and bytes(part.get("reasoning_content", _NULL)) in (b"null", b'""'):
         part["reasoning_content"] = reasoning
-
-
-def usage_object(usage: Usage) -> dict[str, Any]:
-    """Usage in OpenAI's form."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "audio_tokens": 0},
-        "completion_tokens_details": {
-            "reasoning_tokens": usage.reasoning_tokens,
-            "audio_tokens": 0,
-            "accepted_prediction_tokens": 0,
-            "rejected_prediction_tokens": 0,
-        },
-    }

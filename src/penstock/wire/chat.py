@@ -13,21 +13,8 @@ import msgspec
 from penstock.errors import InvalidRequest
 from penstock.wire.diagnose import excerpt, misshapen
 from penstock.wire.members import nested_too_deeply, not_json, refuse_repeats, split
-from penstock.wire.messages import Message
-from penstock.wire.params import (
-    AnyTool,
-    FunctionDefinition,
-    FunctionMode,
-    Modality,
-    Named,
-    Params,
-    ReasoningEffort,
-    ResponseFormat,
-    ServiceTier,
-    StreamOptions,
-    ToolChoice,
-    Verbosity,
-)
+from penstock.wire.params import Params, StreamOptions
+from penstock.wire.request import ChatRequest as ChatRequest
 from penstock.wire.rules import INT32_MAX, RULES, integer
 
 TOP_LEVEL_NAMES = 256  # far above what is documented, and what bounds the work on a body made of names
@@ -36,46 +23,6 @@ _PARAMS = msgspec.json.Decoder(Params)
 _NULL = msgspec.Raw(b"null")
 _KNOWN = frozenset(Params.__struct_fields__)
 _STREAM_OPTIONS = frozenset(StreamOptions.__struct_fields__)
-
-
-class ChatRequest(msgspec.Struct, frozen=True, gc=False):
-    """What was asked. A parameter that was null or absent is None; `body` is what the client sent.
-
-    `max_tokens` is the limit in force: `max_completion_tokens` if that was given. `stop` holds no empty string.
-    `include_usage` is what the client asked. `fields` are the top-level names whose value is not null, `unknown` those
-    that OpenAI does not document; each may be as long as the caller liked.
-    """
-
-    body: bytes
-    model: str
-    messages: tuple[Message, ...]
-    fields: frozenset[str]
-    unknown: tuple[str, ...]
-    stream: bool
-    include_usage: bool
-    n: int
-    max_tokens: int | None
-    stop: tuple[str, ...]
-    temperature: float | None
-    top_p: float | None
-    presence_penalty: float | None
-    frequency_penalty: float | None
-    seed: int | None
-    logprobs: bool
-    top_logprobs: int | None
-    logit_bias: dict[str, float] | None
-    tools: tuple[AnyTool, ...]
-    tool_choice: ToolChoice | None
-    parallel_tool_calls: bool | None
-    functions: tuple[FunctionDefinition, ...]
-    function_call: FunctionMode | Named | None
-    response_format: ResponseFormat | None
-    reasoning_effort: ReasoningEffort | None
-    verbosity: Verbosity | None
-    modalities: tuple[Modality, ...]
-    service_tier: ServiceTier | None
-    metadata: dict[str, str] | None
-    user: str | None
 
 
 def decode_chat(body: bytes) -> ChatRequest:
