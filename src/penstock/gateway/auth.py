@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 from collections.abc import Awaitable, Callable
 
 from penstock.errors import AuthenticationFailed, Overloaded, RateLimited
@@ -123,7 +124,7 @@ class Auth:
             self._on_failure("throttled")
             raise RateLimited(
                 "Too many requests with a bad API key came from this address. Correct the key, then try again later.",
-                headers=((b"Retry-After", b"%d" % (int(left) + 1)), (b"x-should-retry", b"false")),
+                headers=((b"Retry-After", b"%d" % math.ceil(left)), (b"x-should-retry", b"false")),
             )
 
 

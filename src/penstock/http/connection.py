@@ -9,7 +9,9 @@ llhttp, the parser under httptools, is strict and stays so: it refuses Content-L
 repeated or malformed lengths, bare LF, control bytes, folded fields and malformed chunk sizes. What it accepts and
 we do not: codings other than chunked, a missing Host (RFC 9112 section 3.2), HTTP versions but 1.0 and 1.1, and
 framing without end: bytes that are neither body nor worth five times the body (the worst honest case, chunks of
-one byte) count against `head_bytes`, so fields, chunk extensions and trailers are bounded together.
+one byte) count against `head_bytes`, so fields, chunk extensions and trailers are bounded together. It also takes what
+follows a head that asks for an upgrade as the other protocol; we upgrade to nothing, so such a head is parsed again
+without the wish, and its body stays its body.
 
 After a refusal the connection closes, but gently: our side is shut first and what the client still sends is
 discarded for a while, because closing over unread input makes the kernel destroy the answer on its way.
@@ -29,16 +31,8 @@ from typing import Protocol, cast
 import httptools
 
 from penstock.config import Limits
-from penstock.errors import (
-    BodyTooLarge,
-    HeadTooLarge,
-    InvalidRequest,
-    Overloaded,
-    Refusal,
-    RequestTimeout,
-    ServerFault,
-    UnsupportedMedia,
-)
+from penstock.errors import HeadTooLarge, InvalidRequest, Overloaded, Refusal, RequestTimeout
+from penstock.http import rules
 
 PIPELINE_BYTES = 64 * 1024
 LINGER_SECONDS = 2.0
@@ -108,6 +102,11 @@ class Request:
     @property
     def peer(self) -> str:
         return self.connection.peer
+
+    def weight(self) -> int:
+        """About the bytes of this request: never more than arrived, but for a compressed body."""
+        fields = sum(len(name) + len(value) + 3 for name, value in self.headers.items())
+        return len(self.path) + len(self.query) + fields + len(self.body)
 
     def respond(self, status: int, headers: bytes, body: bytes) -> None:
         """The whole answer at once. `headers`: encoded lines, each ending in CRLF, without length and framing."""
@@ -198,6 +197,8 @@ class Connection:
         "queue",
         "receiving",
         "transport",
+        "unsent",
+        "unwritable",
         "url",
     )
 
@@ -215,8 +216,10 @@ class Connection:
         self.parts: list[bytes] = []
         self.body_size = 0
         self.field_count = 0
-        self.framing = 0
-        self.pipelined = 0
+        self.framing = 0  # bytes of the message being received that are not its body, at least; 0 between messages
+        self.pipelined = 0  # bytes behind the request being answered, about
+        self.unwritable = False  # the client reads slowly: nothing more is begun
+        self.unsent = 0  # bytes in the transport when the client was last found not to read
         self.decompress: zlib._Decompress | None = None
         self.closing = False  # nothing more is read: what arrives is discarded
         self.peer = ""
@@ -247,51 +250,71 @@ class Connection:
             request.hung_up = True
             if request.pending is not None:
                 request.pending.cancel()
+                request.pending = None
             if request.task is not None:
                 request.task.cancel()
+        if self.active is not None:  # a task that has not begun ends without a word
+            self.edge.buffered -= len(self.active.body)
+            self.active.body = b""
         if self.receiving is not None:
             self._forget_body()
         self._forget_queue()
 
     def eof_received(self) -> None:
-        """A half-closed client is a client that hung up: returning None closes the transport."""
+        """A half-closed client is a client that hung up: returning None closes the transport, once all is sent."""
+        if self.active is not None:
+            self.transport.abort()
 
     def pause_writing(self) -> None:
-        self.deadline = self.edge.now + self.limits.idle_timeout
+        self.unwritable = True
+        self.unsent = self.transport.get_write_buffer_size()
+        if self.phase == _BUSY:
+            self.deadline = self.edge.now + self.limits.idle_timeout
         if self.active is not None and self.active.flow is not None:
             self.active.flow.pause()
 
     def resume_writing(self) -> None:
+        self.unwritable = False
         if self.phase == _BUSY:
             self.deadline = NEVER
-        if self.active is not None and self.active.flow is not None:
+        if self.active is None:
+            self._advance()
+        elif self.active.flow is not None:
             self.active.flow.resume()
 
     def data_received(self, data: bytes) -> None:
         if self.closing:
             return
         size = len(data)
+        piece = self.limits.head_bytes
+        if size > piece:  # by pieces, so that framing is judged before all of it is taken
+            for start in range(0, size, piece):
+                self.data_received(data[start : start + piece])
+            return
         self.framing += size
-        if self.active is not None:
+        if self.active is not None or self.queue:
             self.pipelined += size
             if self.pipelined > PIPELINE_BYTES:
                 self.transport.abort()
                 return
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(InvalidRequest("Upgrading the connection and CONNECT are not supported."))
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(data, upgrade)
         except httptools.HttpParserError as error:
             self._parser_failed(error)
         else:
-            if self.framing > self.limits.head_bytes:
+            if self.framing > piece:
                 self._check_framing()
         if self.active is None:
             self._advance()
+            if self.queue and not self.pipelined:
+                self.pipelined = sum(waiting.weight() for waiting in self.queue)
 
     # -- the parser's callbacks
 
     def on_message_begin(self) -> None:
+        self.framing = 1
         self.fields = {}
         self.url = b""
         self.field_count = 0
@@ -308,36 +331,39 @@ class Connection:
         fields[name] = value if name not in fields else b"%s, %s" % (fields[name], value)
 
     def on_headers_complete(self) -> None:
+        if b"upgrade" in self.fields and self.parser.should_upgrade():
+            return  # comes again, without the wish
         path, _, query = self.url.partition(b"?")
         self.receiving = request = Request(self, self.parser.get_method(), path, query, self.edge.loop.time())
         self.parts = []
         self.body_size = 0
         self._check_head(request)
         if self.edge.draining:
-            raise Overloaded("The server is shutting down; try again.", headers=((b"Retry-After", b"1"),))
+            raise rules.shutting_down()
         admission = self.edge.app.admit(request)
         if admission is not None:
-            self.transport.pause_reading()
             request.pending = asyncio.ensure_future(admission)
             request.pending.add_done_callback(lambda done: self._admitted(request, done))
         elif request.expects_continue:
-            self._continue()
+            self._continue(request)
 
     def on_body(self, data: bytes) -> None:
         self.framing -= len(data)
         if self.decompress is not None:
-            data = self._decompressed(data)
+            data = rules.inflate(self.decompress, data, self.body_size, self.limits)
         self.body_size += len(data)
         self.edge.buffered += len(data)
         if self.body_size > self.limits.body_bytes:
-            self._body_too_large()
+            raise rules.body_too_large(self.limits)
         if self.edge.buffered > self.limits.buffered_bytes:
             raise Overloaded("Too many request bodies are being received; try again shortly.")
         self.parts.append(data)
 
     def on_message_complete(self) -> None:
         request = self.receiving
-        assert request is not None
+        if request is None:
+            return  # the head that asks for an upgrade
+        self.framing = 0
         self.receiving = None
         if self.decompress is not None and not self.decompress.eof:
             self.receiving = request
@@ -359,53 +385,46 @@ class Connection:
             request.http_1_0 = True
         if self.field_count > self.limits.headers:
             raise HeadTooLarge(f"More than {self.limits.headers} header fields.")
+        if self.framing > self.limits.head_bytes and request.weight() > self.limits.head_bytes:
+            raise HeadTooLarge(f"The request's head is larger than {self.limits.head_bytes} bytes.")
         if request.path[:1] != b"/":
-            request.path = _absolute_path(self.url)
+            request.path = rules.absolute_path(request.method, self.url)
         host = fields.get(b"host")
         if (b"," in host) if host is not None else not request.http_1_0:
             raise InvalidRequest("Exactly one Host header is required.")
-        self.decompress = None
-        self._check_body_fields(request, fields)
-
-    def _check_body_fields(self, request: Request, fields: dict[bytes, bytes]) -> None:
-        coding = fields.get(b"transfer-encoding")
-        if coding is not None and coding.lower() != b"chunked":
-            raise InvalidRequest("The only Transfer-Encoding that is served is chunked.")
-        if coding is not None and request.http_1_0:
-            raise InvalidRequest("HTTP/1.0 has no Transfer-Encoding.")
-        length = fields.get(b"content-length")
-        if length is not None and int(length) > self.limits.body_bytes:
-            self._body_too_large()
-        encoding = fields.get(b"content-encoding")
-        if encoding is not None and (encoding := encoding.lower()) != b"identity":
-            if encoding not in (b"gzip", b"x-gzip"):
-                raise UnsupportedMedia("Content-Encoding must be gzip or identity.")
-            self.decompress = zlib.decompressobj(wbits=31)
-        if b"expect" in fields:
+        gzip = rules.check_body_fields(fields, request.http_1_0, self.limits)
+        self.decompress = zlib.decompressobj(rules.GZIP) if gzip else None
+        if b"expect" in fields and not request.http_1_0:
             request.expects_continue = fields[b"expect"].lower() == b"100-continue"
 
-    def _body_too_large(self) -> None:
-        raise BodyTooLarge(f"The request body is larger than {self.limits.body_bytes} bytes.")
-
     def _check_framing(self) -> None:
-        """Called between reads, when what was read is mostly not body. Each message may have a head of its own."""
-        chunked_allowance = 5 * self.body_size if self.receiving is not None else 0
-        heads = len(self.queue) + 1
-        if self.framing > self.limits.head_bytes * heads + chunked_allowance:
+        """Called between reads, when what was read is mostly not body."""
+        allowed = self.limits.head_bytes
+        if self.receiving is not None:
+            allowed += 5 * self.body_size
+        if self.framing > allowed:
             self._refuse(HeadTooLarge(f"More than {self.limits.head_bytes} bytes of header fields and framing."))
 
-    def _decompressed(self, data: bytes) -> bytes:
-        assert self.decompress is not None
-        allowed = self.limits.body_bytes - self.body_size + 1
-        try:
-            out = self.decompress.decompress(data, allowed)
-        except zlib.error as error:
-            raise InvalidRequest("The body is not valid gzip.") from error
-        if self.decompress.unconsumed_tail:
-            self._body_too_large()
-        if self.decompress.unused_data:
-            raise InvalidRequest("There are bytes after the end of the gzip body.")
-        return out
+    def _ignore_upgrade(self, data: bytes, upgrade: httptools.HttpParserUpgrade) -> None:
+        """RFC 9110 section 7.8: who does not upgrade answers as if it had not been asked."""
+        while True:
+            wish = self.fields.pop(b"upgrade", None)
+            if wish is None:
+                self._refuse(InvalidRequest("CONNECT is not supported."))
+                return
+            lines = b"".join(b"%s: %s\r\n" % field for field in self.fields.items())
+            start = (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+            data = b"%s %s HTTP/%s\r\n%s\r\n%s" % (*start, lines, data[upgrade.args[0] :])
+            self.parser = httptools.HttpRequestParser(self)
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as another:
+                upgrade = another
+            except httptools.HttpParserError as error:
+                self._parser_failed(error)
+                return
+            else:
+                return
 
     def _parser_failed(self, error: httptools.HttpParserError) -> None:
         cause = error.__context__
@@ -419,24 +438,26 @@ class Connection:
     # -- answering, in order
 
     def _admitted(self, request: Request, done: asyncio.Future[None]) -> None:
+        if request.pending is not done:
+            return  # the client hung up, or was refused, meanwhile
         request.pending = None
-        if self.closing or done.cancelled():
-            return
-        refusal = _refusal_of(done)
+        refusal = rules.refusal_of(done)
         if refusal is not None:
             if self.receiving is request:
                 self._refuse(refusal)
             else:
                 request.refusal = refusal  # whole already, and waiting its turn
                 self.closing = True
-        elif request.expects_continue:
-            self._continue()
+        elif request.expects_continue and self.receiving is request:
+            self._continue(request)
         self.transport.resume_reading()
         if self.active is None:
             self._advance()
 
-    def _continue(self) -> None:
+    def _continue(self, request: Request) -> None:
+        """Ask for the body, unless answers to earlier requests come first: then `_advance` asks."""
         if self.active is None and not self.queue:
+            request.expects_continue = False
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _refuse(self, refusal: Refusal) -> None:
@@ -462,27 +483,38 @@ class Connection:
         """Start the next request that is ready; else note what is being waited for."""
         if not self.queue:
             if self.receiving is not None:
-                if self.phase != _BODY:
-                    self.phase, self.deadline = _BODY, self.edge.now + self.limits.body_timeout
+                self._await_body(self.receiving)
             elif self.framing and self.phase != _HEAD:
                 self.phase, self.deadline = _HEAD, self.edge.now + self.limits.header_timeout
             return
         request = self.queue[0]
         if request.pending is not None:
+            self._await_admission()
+            return
+        if self.unwritable:
             return
         self.queue.popleft()
-        if self.receiving is None:
-            self.framing = 0
-        self.pipelined = sum(len(waiting.body) for waiting in self.queue)
-        if self.pipelined > PIPELINE_BYTES:
-            self.transport.abort()
-            return
+        if self.pipelined:
+            self.pipelined = max(0, self.pipelined - request.weight()) if self.queue else 0
         self.active = request
         self.phase, self.deadline = _BUSY, NEVER
         if request.refusal is not None:
             self._answer_refusal(request)
         else:
             request.task = self.edge.loop.create_task(self.edge.app.answer(request))
+
+    def _await_body(self, request: Request) -> None:
+        if request.pending is not None:
+            self._await_admission()
+        elif self.phase != _BODY:
+            self.phase, self.deadline = _BODY, self.edge.now + self.limits.body_timeout
+            if request.expects_continue:
+                self._continue(request)
+
+    def _await_admission(self) -> None:
+        """Read nothing more before it is known who is calling. A hang-up is seen afterwards."""
+        self.phase, self.deadline = _BUSY, NEVER
+        self.transport.pause_reading()
 
     def _answer_refusal(self, request: Request) -> None:
         assert request.refusal is not None
@@ -514,11 +546,9 @@ class Connection:
     def _close(self) -> None:
         """Close after what was written; gently if the client may still be sending."""
         self._forget_queue()
-        if not self.closing or self.transport.is_closing():
-            self.transport.close()
-            return
         self.phase, self.deadline = _LINGER, self.edge.now + LINGER_SECONDS
-        if self.transport.can_write_eof():
+        self.unsent = self.transport.get_write_buffer_size()
+        if self.closing and self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
         else:
             self.transport.close()
@@ -535,33 +565,33 @@ class Connection:
         self.queue.clear()
 
     def expire(self) -> None:
-        """The deadline has passed: a dribbling sender is told so, a silent or unreading client is cut off."""
+        """The deadline has passed: a dribbling sender is told so; a silent client, or one that takes nothing of what
+        is sent to it, is cut off."""
+        unsent = self.transport.get_write_buffer_size()
         if (self.phase == _HEAD and self.framing) or self.phase == _BODY:
             what = "body" if self.phase == _BODY else "head"
             self._refuse_without_head(RequestTimeout(f"The request's {what} took too long to arrive."))
-        elif self.phase == _IDLE or self.phase == _HEAD:
-            self.transport.close()
-        else:
+        elif unsent and (unsent < self.unsent or not self.unsent):
+            self.unsent, self.deadline = unsent, self.edge.now + self.limits.idle_timeout
+        elif unsent or self.phase == _BUSY or self.transport.is_closing():
             self.transport.abort()
+        else:
+            self.transport.close()
 
     def shut(self) -> None:
-        """Drain: close if nothing is in flight here; else the answer in flight will be the last."""
-        if self.active is None and not self.queue and self.receiving is None:
+        """Drain: close if nothing has begun here; else the answer in flight will be the last."""
+        if self.active is None and not self.queue and self.receiving is None and not self.framing and not self.closing:
             self.transport.close()
 
-
-def _absolute_path(url: bytes) -> bytes:
-    """The path of an absolute-form target (RFC 9112 section 3.2.2)."""
-    try:
-        return cast("bytes | None", httptools.parse_url(url).path) or b"/"
-    except httptools.HttpParserInvalidURLError as error:
-        raise InvalidRequest("The request target is not a valid URL.") from error
-
-
-def _refusal_of(admission: asyncio.Future[None]) -> Refusal | None:
-    """What an admission that was waited for decided; an error in it is our fault and goes to the loop's handler."""
-    error = admission.exception()
-    if error is None or isinstance(error, Refusal):
-        return error
-    admission.get_loop().call_exception_handler({"message": "admission failed", "exception": error})
-    return ServerFault("The request could not be admitted.")
+    def cut_short(self) -> None:
+        """The drain limit has passed: end the answer in flight, refuse what has not got so far."""
+        if self.active is not None:
+            if self.active.task is not None:
+                self.active.drained = True
+                self.active.task.cancel()
+        elif self.closing:
+            return  # its last answer is on its way
+        elif self.queue or self.receiving is not None:
+            self._refuse_without_head(rules.shutting_down())
+        else:
+            self.transport.close()

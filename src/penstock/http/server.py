@@ -46,42 +46,34 @@ class Server:
     def _sweep(self) -> None:
         self.edge.now = now = self._loop.time()
         self.edge.date = b"Date: %s\r\n" % email.utils.formatdate(self._wall_clock(), usegmt=True).encode()
+        self._sweeper = self._loop.call_later(SWEEP, self._sweep)
         for connection in [late for late in self.edge.connections if late.deadline < now]:
             connection.expire()
-        self._sweeper = self._loop.call_later(SWEEP, self._sweep)
 
     async def drain(self, limit: float) -> None:
-        """Stop accepting and let answers in flight end; after `limit` seconds cancel those left and wait for them."""
+        """Stop accepting and let answers in flight end; after `limit` seconds cut short those left.
+
+        Connections that have not taken what was written to them a moment later are cut off.
+        """
         self.edge.draining = True
         for listener in self._listeners:
             listener.close()
         for connection in list(self.edge.connections):
             connection.shut()
-        deadline = self._loop.time() + limit
-        while (tasks := self._tasks()) and self._loop.time() < deadline:
-            await asyncio.wait(tasks, timeout=deadline - self._loop.time())
-        for connection in self.edge.connections:
-            if connection.active is not None and connection.active.task is not None:
-                connection.active.drained = True
-                connection.active.task.cancel()
-        if tasks := self._tasks():
-            await asyncio.wait(tasks, timeout=LINGER_SECONDS)
-        await self._flush()
-
-    def _tasks(self) -> set[asyncio.Task[None]]:
-        active = (connection.active for connection in self.edge.connections)
-        return {request.task for request in active if request is not None and request.task is not None}
-
-    async def _flush(self) -> None:
-        """Close every connection; cut those that have not taken what was written after a moment."""
-        self.edge.emptied = emptied = asyncio.Event()
+        await self._emptied(limit)
         for connection in list(self.edge.connections):
-            connection.transport.close()
-        if self.edge.connections:
-            try:
-                await asyncio.wait_for(emptied.wait(), LINGER_SECONDS)
-            except TimeoutError:
-                for connection in list(self.edge.connections):
-                    connection.transport.abort()
+            connection.cut_short()
+        await self._emptied(LINGER_SECONDS)
+        for connection in list(self.edge.connections):
+            connection.transport.abort()
         if self._sweeper is not None:
             self._sweeper.cancel()
+
+    async def _emptied(self, limit: float) -> None:
+        """Wait until no connection is left, at most `limit` seconds."""
+        self.edge.emptied = emptied = asyncio.Event()
+        if self.edge.connections:
+            try:
+                await asyncio.wait_for(emptied.wait(), limit)
+            except TimeoutError:
+                pass

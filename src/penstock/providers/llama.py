@@ -102,7 +102,8 @@ class Llama:
         self._fingerprint = _fingerprint(model_file(settings))
         fields = f"Host: engine\r\nAuthorization: Bearer {address.token}\r\nContent-Type: application/json\r\n"
         self._template_head = f"POST /apply-template HTTP/1.1\r\n{fields}".encode()
-        self._completion_head = f"POST /completion HTTP/1.1\r\n{fields}".encode()
+        # The engine closes after a streamed answer whatever its headers say; so nobody picks a dying connection.
+        self._completion_head = f"POST /completion HTTP/1.1\r\n{fields}Connection: close\r\n".encode()
 
     def prepare(self, chat: ChatRequest, target: Target) -> Preparation:
         """The calls that answer `chat`; raises InvalidRequest for what this model cannot do."""
