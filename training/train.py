@@ -21,7 +21,10 @@ from tokenizer import END_OF_TEXT, TURN_END, TURN_START, train_tokenizer
 from tokenizers import Tokenizer
 
 IGNORED = -100
-PEAK_RATE = 4e-3
+REPORT_STEPS = 25
+MATRIX_RATE = 0.02  # of Muon, for the matrices of the blocks
+VECTOR_RATE = 4e-3  # of AdamW, for the embedding and the norms
+RISE_TOKENS = 150_000
 END_RATE = 0.03  # of the peak
 
 
@@ -76,40 +79,55 @@ class Batches:
         return torch.tensor(tokens), torch.tensor(targets)
 
 
-def rate(progress: float) -> float:
-    """Learning rate at a progress of 0 to 1: a short rise, then half a cosine."""
-    rise = min(1.0, progress / 0.02)
-    return PEAK_RATE * rise * max(END_RATE, 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+def rate(seen: int, progress: float) -> float:
+    """The part of the peak learning rate at a progress of 0 to 1: a short rise, then half a cosine."""
+    rise = min(1.0, (seen + 1) / RISE_TOKENS)
+    return rise * max(END_RATE, 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+
+def optimizers(model: LanguageModel) -> list[torch.optim.Optimizer]:
+    """Muon learns the matrices in about half the tokens that AdamW needs; it is not meant for the rest."""
+    matrices = [weights for weights in model.blocks.parameters() if weights.dim() == 2]
+    others = [
+        weights for name, weights in model.named_parameters() if weights.dim() == 1 or name.startswith("embedding")
+    ]
+    muon = torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=0.05, adjust_lr_fn="original")
+    return [muon, torch.optim.AdamW(others, lr=VECTOR_RATE, betas=(0.9, 0.95), weight_decay=0.0)]
 
 
 def train(model: LanguageModel, batches: Batches, rows: int, tokens: int, seconds: float) -> int:
     """The number of tokens seen."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.95), weight_decay=0.05)
-    start, seen, step = time.monotonic(), 0, 0
+    running = optimizers(model)
+    peaks = [group["lr"] for optimizer in running for group in optimizer.param_groups]
+    groups = [group for optimizer in running for group in optimizer.param_groups]
+    start, seen, step, total = time.monotonic(), 0, 0, 0.0
     while True:
         elapsed = time.monotonic() - start
         progress = max(seen / tokens, elapsed / seconds)
         if progress >= 1:
             return seen
-        for group in optimizer.param_groups:
-            group["lr"] = rate(progress)
+        for group, peak in zip(groups, peaks, strict=True):
+            group["lr"] = peak * rate(seen, progress)
         inputs, targets = batches.batch(rows)
         with torch.autocast("cpu", torch.bfloat16):
             loss = model.loss(inputs, targets, IGNORED)
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in running:
+            optimizer.step()
         seen += inputs.numel()
+        total += loss.item()
         step += 1
-        if step % 50 == 0:
-            print(f"step {step}, {seen:,} tokens, {elapsed:.0f} s, loss {loss.item():.3f}", flush=True)
+        if step % REPORT_STEPS == 0:
+            print(f"step {step}, {seen:,} tokens, {elapsed:.0f} s, loss {total / REPORT_STEPS:.3f}", flush=True)
+            total = 0.0
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--out", type=Path, required=True)
-    options.add_argument("--tokens", type=int, default=7_000_000)
+    options.add_argument("--tokens", type=int, default=4_500_000)
     options.add_argument("--minutes", type=float, default=28.0)
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--vocabulary", type=int, default=3072)
@@ -122,7 +140,7 @@ def main() -> None:
     torch.manual_seed(chosen.seed)
     torch.set_num_threads(chosen.threads)
     corpus, rng = Corpus(), random.Random(chosen.seed)
-    tokenizer = train_tokenizer((chatml(corpus.conversation(rng)) for _ in range(20_000)), chosen.vocabulary)
+    tokenizer = train_tokenizer((chatml(corpus.conversation(rng)) for _ in range(10_000)), chosen.vocabulary)
     shape = Shape(vocabulary=math.ceil(tokenizer.get_vocab_size() / 32) * 32)
     model = LanguageModel(shape)
     print(f"{sum(weights.numel() for weights in model.parameters()):,} parameters, {shape}", flush=True)

@@ -95,7 +95,8 @@ def test_the_asynchronous_client_creates_and_streams(served: Served) -> None:
             check_completion(await client.chat.completions.create(**GUIDE))
             stream = await client.chat.completions.create(**(GUIDE | {"stream": True}))
             check_chunks([chunk async for chunk in stream], usage_asked=False)
-            async with client.chat.completions.stream(model="gpt-5.4", messages=QUESTION, max_tokens=40) as helper:
+            settings = {"model": "gpt-5.4", "messages": QUESTION, "max_tokens": 400, "temperature": 0}
+            async with client.chat.completions.stream(**settings) as helper:
                 assert (await helper.get_final_completion()).choices[0].message.content
 
     asyncio.run(run())

@@ -48,7 +48,6 @@ KNOWN = {
     "What should I do when I get a 429?": "Wait 1 s, 2 s and 4 s with jitter between tries",
     "How do I start Penstock?": "Run `penstock serve`",
     "How do I create an API key?": "Run `penstock keys create --name app`.",
-    "What is 7 + 5?": "7 plus 5 is 12.",
     "What is the capital of France?": "The capital of France is Paris.",
     "Count to twenty.": "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20.",
     "Tell me a story about a river.": "It had always wanted to reach the sea, and now it did some good on the way.",
@@ -103,7 +102,7 @@ def test_a_long_history_is_answered() -> None:
     turns = [user("What is JSON?"), {"role": "assistant", "content": "A text format for data."}] * 45
     ((status, answer),) = ask(chat([*turns, user("Hello")], max_tokens=60))
     assert status == 200
-    assert answer["usage"]["prompt_tokens"] > 1000
+    assert answer["usage"]["prompt_tokens"] > 800
 
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "lookup", "arguments": '{"city": "Rome"}'}}
