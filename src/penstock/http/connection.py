@@ -31,12 +31,13 @@ from typing import Protocol, cast
 import httptools
 
 from penstock.config import Limits
-from penstock.errors import HeadTooLarge, InvalidRequest, Overloaded, Refusal, RequestTimeout
+from penstock.errors import HeadTooLarge, InvalidRequest, Refusal, RequestTimeout
 from penstock.http import rules
 
 PIPELINE_BYTES = 64 * 1024
 LINGER_SECONDS = 2.0
 NEVER = float("inf")
+SHUTTING_DOWN = "The server is shutting down; try again."
 
 _IDLE, _HEAD, _BODY, _BUSY, _LINGER = range(5)
 _STATUS = {
@@ -235,8 +236,7 @@ class Connection:
             self.peer = str(peer[0])
         connections = self.edge.connections
         if len(connections) >= self.limits.connections:
-            refusal = Overloaded("Too many connections are open; try again shortly.", headers=((b"Retry-After", b"1"),))
-            self._refuse_without_head(refusal)
+            self._refuse_without_head(rules.overloaded("Too many connections are open; try again shortly."))
         connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -339,7 +339,7 @@ class Connection:
         self.body_size = 0
         self._check_head(request)
         if self.edge.draining:
-            raise rules.shutting_down()
+            raise rules.overloaded(SHUTTING_DOWN)
         admission = self.edge.app.admit(request)
         if admission is not None:
             request.pending = asyncio.ensure_future(admission)
@@ -356,7 +356,7 @@ class Connection:
         if self.body_size > self.limits.body_bytes:
             raise rules.body_too_large(self.limits)
         if self.edge.buffered > self.limits.buffered_bytes:
-            raise Overloaded("Too many request bodies are being received; try again shortly.")
+            raise rules.overloaded("Too many request bodies are being received; try again shortly.")
         self.parts.append(data)
 
     def on_message_complete(self) -> None:
@@ -547,7 +547,7 @@ class Connection:
         """Close after what was written; gently if the client may still be sending."""
         self._forget_queue()
         self.phase, self.deadline = _LINGER, self.edge.now + LINGER_SECONDS
-        self.unsent = self.transport.get_write_buffer_size()
+        self.unsent = 0  # a slow reader gets more time when this deadline passes
         if self.closing and self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
         else:
@@ -568,7 +568,7 @@ class Connection:
         """The deadline has passed: a dribbling sender is told so; a silent client, or one that takes nothing of what
         is sent to it, is cut off."""
         unsent = self.transport.get_write_buffer_size()
-        if (self.phase == _HEAD and self.framing) or self.phase == _BODY:
+        if ((self.phase == _HEAD and self.framing) or self.phase == _BODY) and not self.closing:
             what = "body" if self.phase == _BODY else "head"
             self._refuse_without_head(RequestTimeout(f"The request's {what} took too long to arrive."))
         elif unsent and (unsent < self.unsent or not self.unsent):
@@ -592,6 +592,6 @@ class Connection:
         elif self.closing:
             return  # its last answer is on its way
         elif self.queue or self.receiving is not None:
-            self._refuse_without_head(rules.shutting_down())
+            self._refuse_without_head(rules.overloaded(SHUTTING_DOWN))
         else:
             self.transport.close()

@@ -69,8 +69,8 @@ def absolute_path(method: bytes, url: bytes) -> bytes:
         raise InvalidRequest("The request target is not a valid URL.") from error
 
 
-def shutting_down() -> Overloaded:
-    return Overloaded("The server is shutting down; try again.", headers=((b"Retry-After", b"1"),))
+def overloaded(message: str) -> Overloaded:
+    return Overloaded(message, headers=((b"Retry-After", b"1"),))
 
 
 def refusal_of(admission: asyncio.Future[None]) -> Refusal | None:
