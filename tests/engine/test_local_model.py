@@ -19,7 +19,7 @@ from tiny_gguf import STRICT_TEMPLATE, write_recital
 from penstock.config import Deadlines, Upstream
 from penstock.engine.spec import EngineSpec
 from penstock.errors import FailureKind, InvalidRequest, ProviderFault
-from penstock.http.client import HeaderList, Pool
+from penstock.http.client import ClientConnection, HeaderList, Pool
 from penstock.providers.base import Call, Reader, Reply
 from penstock.providers.llama import Llama
 from penstock.types import Target
@@ -63,8 +63,8 @@ class Answer:
         self.fault: FailureKind | None = None
         self.begun = asyncio.Event()
 
-    def on_head(self, status: int, headers: HeaderList) -> None:
-        self.status, self.headers = status, headers
+    def on_head(self, status: int, connection: ClientConnection) -> None:
+        self.status, self.headers = status, connection.headers()
 
     def on_data(self, data: bytes) -> None:
         self.out += data if self.reader is None or self.status != 200 else self.reader.feed(data)
