@@ -25,6 +25,7 @@ HOT_PATH = (
     "gateway/upstream.py",
     "http/client.py",
     "http/connection.py",
+    "http/rules.py",
     "providers/openai_answer.py",
     "wire/chat.py",
     "wire/members.py",
