@@ -62,12 +62,17 @@ def choose_context(spec: EngineSpec, head: Head) -> int:
 
 
 def choose_threads(spec: EngineSpec, head: Head) -> int:
-    """Threads that compute: as asked; else one for a tiny model, or all the processors this process may use."""
+    """Threads that compute: as asked; else one for a tiny model, or all processors but one.
+
+    llama.cpp's threads wait for each other by spinning: when the gateway, or the thread that answers HTTP, needs one of
+    their processors, all of them stand still, and a hang-up is noticed hundreds of milliseconds late.
+    """
     if spec.threads:
         return spec.threads
     if head.size < _TINY_BYTES:
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, processors - 1)
 
 
 def load(assignment: Assignment) -> tuple[xllamacpp.Server | None, Report]:
