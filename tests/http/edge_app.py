@@ -157,11 +157,15 @@ class Running:
         """Wait until something of the application is so."""
         await asyncio.wait_for(self.app.changes.wait_for(true), PATIENCE)
 
-    async def empty(self) -> None:
-        """Wait until no connection is left; nothing announces that, so it is looked for."""
+    async def see(self, true: Callable[[], object]) -> None:
+        """Look until something of the edge is so, which nothing announces."""
         async with asyncio.timeout(PATIENCE):
-            while self.edge.connections:
-                await asyncio.sleep(0.005)
+            while not true():  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+
+    async def empty(self) -> None:
+        """Wait until no connection is left."""
+        await self.see(lambda: not self.edge.connections)
 
 
 @asynccontextmanager

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-
 from edge_app import chunked, edge, get, post, read_answer, run
+
 from penstock.config import Limits
 from support.certificates import make_certificate
 from support.raw import http_request
@@ -72,16 +72,15 @@ def test_a_client_may_go_on_pipelining_for_long() -> None:
     run(main)
 
 
-@pytest.mark.parametrize("behind", [get("/echo") * 3_000, post("/echo", b"z" * 70_000), chunked("/echo", *[b"z" * 1_000] * 70)])
+@pytest.mark.parametrize(
+    "behind", [get("/echo") * 3_000, post("/echo", b"z" * 70_000), chunked("/echo", *[b"z" * 1_000] * 70)]
+)
 def test_more_than_64_kib_behind_a_request_in_flight_close_the_connection(behind: bytes) -> None:
     async def main() -> None:
         async with edge() as running, running.client() as client:
             await client.send(get("/gate"))
             await running.until(lambda: running.app.begun)
-            with pytest.raises(ConnectionError):
-                await client.send(behind)
-                await client.read_all()
-                raise ConnectionResetError  # the end of the stream, when no reset came first
+            client.writer.write(behind)
             await running.until(lambda: running.app.ended == [(b"/gate", "hangup")])
 
     run(main)
@@ -311,17 +310,16 @@ def test_plain_http_to_a_tls_port_harms_nothing(tmp_path: Path) -> None:
 
 def test_a_request_cancelled_before_its_task_began_leaves_no_body_behind() -> None:
     async def main() -> None:
-        async with edge() as running:
-            async with running.client() as client:
-                await client.send(post("/gate", b"first") + post("/echo", b"second"))
-                await running.until(lambda: len(running.app.admitted) == 2)
-                (connection,) = running.edge.connections
-                first = connection.active
-                assert first is not None
-                first.respond(200, b"", b"")  # the second's task is made now, and cancelled before its first step
-                connection.connection_lost(None)
-                await asyncio.sleep(0)
-                assert running.app.begun == [b"/gate"]
-                assert running.edge.buffered == 0
+        async with edge() as running, running.client() as client:
+            await client.send(post("/gate", b"first") + post("/echo", b"second"))
+            await running.until(lambda: len(running.app.admitted) == 2)
+            (connection,) = running.edge.connections
+            first = connection.active
+            assert first is not None
+            first.respond(200, b"", b"")  # the second's task is made now, and cancelled before its first step
+            connection.connection_lost(None)
+            await asyncio.sleep(0)
+            assert running.app.begun == [b"/gate"]
+            assert running.edge.buffered == 0
 
     run(main)

@@ -109,6 +109,12 @@ class Request:
         fields = sum(len(name) + len(value) + 3 for name, value in self.headers.items())
         return len(self.path) + len(self.query) + fields + len(self.body)
 
+    def withdraw(self) -> None:
+        """Nobody waits any more for its admission, if anybody did."""
+        if self.pending is not None:
+            self.pending.cancel()
+            self.pending = None
+
     def respond(self, status: int, headers: bytes, body: bytes) -> None:
         """The whole answer at once. `headers`: encoded lines, each ending in CRLF, without length and framing."""
         connection = self.connection
@@ -236,7 +242,8 @@ class Connection:
             self.peer = str(peer[0])
         connections = self.edge.connections
         if len(connections) >= self.limits.connections:
-            self._refuse_without_head(rules.overloaded("Too many connections are open; try again shortly."))
+            self._refuse(rules.overloaded("Too many connections are open; try again shortly."))
+            self._advance()
         connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -244,21 +251,14 @@ class Connection:
         if self.edge.emptied is not None and not self.edge.connections:
             self.edge.emptied.set()
         self.closing = True
-        for request in (self.active, self.receiving, *self.queue):
-            if request is None:
-                continue
+        request = self.active
+        if request is not None:
             request.hung_up = True
-            if request.pending is not None:
-                request.pending.cancel()
-                request.pending = None
+            self.edge.buffered -= len(request.body)  # now: a task that is cancelled before it began ends without a word
+            request.body = b""
             if request.task is not None:
                 request.task.cancel()
-        if self.active is not None:  # a task that has not begun ends without a word
-            self.edge.buffered -= len(self.active.body)
-            self.active.body = b""
-        if self.receiving is not None:
-            self._forget_body()
-        self._forget_queue()
+        self._forget_waiting()
 
     def eof_received(self) -> None:
         """A half-closed client is a client that hung up: returning None closes the transport, once all is sent."""
@@ -314,7 +314,8 @@ class Connection:
     # -- the parser's callbacks
 
     def on_message_begin(self) -> None:
-        self.framing = 1
+        if not self.framing:  # another message began in the same read
+            self.framing = 1
         self.fields = {}
         self.url = b""
         self.field_count = 0
@@ -363,11 +364,10 @@ class Connection:
         request = self.receiving
         if request is None:
             return  # the head that asks for an upgrade
+        if self.decompress is not None and not self.decompress.eof:
+            raise InvalidRequest("The gzip body is cut short.")
         self.framing = 0
         self.receiving = None
-        if self.decompress is not None and not self.decompress.eof:
-            self.receiving = request
-            raise InvalidRequest("The gzip body is cut short.")
         parts = self.parts
         request.body = parts[0] if len(parts) == 1 else b"".join(parts)
         request.keep_alive = self.parser.should_keep_alive()
@@ -418,12 +418,11 @@ class Connection:
             self.parser = httptools.HttpRequestParser(self)
             try:
                 self.parser.feed_data(data)
+                return
             except httptools.HttpParserUpgrade as another:
                 upgrade = another
             except httptools.HttpParserError as error:
                 self._parser_failed(error)
-                return
-            else:
                 return
 
     def _parser_failed(self, error: httptools.HttpParserError) -> None:
@@ -469,15 +468,10 @@ class Connection:
         else:
             self._forget_body()
         if request.pending is not None:
-            request.pending.cancel()
-            request.pending = None
+            request.withdraw()
             self.transport.resume_reading()
         request.refusal = refusal
         self.queue.append(request)
-
-    def _refuse_without_head(self, refusal: Refusal) -> None:
-        self._refuse(refusal)
-        self._advance()
 
     def _advance(self) -> None:
         """Start the next request that is ready; else note what is being waited for."""
@@ -536,7 +530,7 @@ class Connection:
         self.active = None
         if request.hung_up:
             return
-        if not request.keep_alive:
+        if not request.keep_alive or self.edge.draining:
             self._close()
             return
         self.phase, self.deadline = _IDLE, self.edge.now + self.limits.idle_timeout
@@ -545,7 +539,7 @@ class Connection:
 
     def _close(self) -> None:
         """Close after what was written; gently if the client may still be sending."""
-        self._forget_queue()
+        self._forget_waiting()
         self.phase, self.deadline = _LINGER, self.edge.now + LINGER_SECONDS
         self.unsent = 0  # a slow reader gets more time when this deadline passes
         if self.closing and self.transport.can_write_eof() and not self.transport.is_closing():
@@ -560,9 +554,15 @@ class Connection:
         self.parts = []
         self.receiving = None
 
-    def _forget_queue(self) -> None:
-        self.edge.buffered -= sum(len(waiting.body) for waiting in self.queue)
+    def _forget_waiting(self) -> None:
+        """Drop all that has not begun to be answered."""
+        for request in self.queue:
+            self.edge.buffered -= len(request.body)
+            request.withdraw()
         self.queue.clear()
+        if self.receiving is not None:
+            self.receiving.withdraw()
+            self._forget_body()
 
     def expire(self) -> None:
         """The deadline has passed: a dribbling sender is told so; a silent client, or one that takes nothing of what
@@ -570,7 +570,8 @@ class Connection:
         unsent = self.transport.get_write_buffer_size()
         if ((self.phase == _HEAD and self.framing) or self.phase == _BODY) and not self.closing:
             what = "body" if self.phase == _BODY else "head"
-            self._refuse_without_head(RequestTimeout(f"The request's {what} took too long to arrive."))
+            self._refuse(RequestTimeout(f"The request's {what} took too long to arrive."))
+            self._advance()
         elif unsent and (unsent < self.unsent or not self.unsent):
             self.unsent, self.deadline = unsent, self.edge.now + self.limits.idle_timeout
         elif unsent or self.phase == _BUSY or self.transport.is_closing():
@@ -592,6 +593,8 @@ class Connection:
         elif self.closing:
             return  # its last answer is on its way
         elif self.queue or self.receiving is not None:
-            self._refuse_without_head(rules.overloaded(SHUTTING_DOWN))
+            self._forget_waiting()
+            self._refuse(rules.overloaded(SHUTTING_DOWN))
+            self._advance()
         else:
             self.transport.close()
