@@ -19,7 +19,7 @@ run: .venv/run.stamp ## install what serving needs, then serve with the built-in
 	@$(BIN)/penstock serve
 
 test: lint types $(NODE)/node_modules/npm.stamp ## check style and types, then run every test
-	@echo "make: pytest, the hot path uncompiled" && PYTHONPATH=src $(BIN)/python -m pytest -q $(wildcard tests/http) tests/gateway tests/providers tests/wire
+	@echo "make: pytest, the hot path uncompiled" && PYTHONPATH=src $(BIN)/python -m pytest -q $(wildcard tests/http) tests/gateway
 	@echo "make: pytest, as installed" && $(BIN)/python -m pytest
 
 lint: .venv/dev.stamp ## ruff: rules and formatting
