@@ -173,10 +173,6 @@ class Running:
         self.telemetry.notify()
         return {(one.name, *one.labels): one.value for one in self.telemetry.metrics.series(0)}
 
-    def tasks(self) -> set[asyncio.Task[None]]:
-        """The tasks of requests that are being answered."""
-        return {t for t in asyncio.all_tasks() if "answer" in getattr(t.get_coro(), "__qualname__", "")}
-
 
 async def read_answer(client: Raw, head_only: bool = False) -> Answered:
     """The next answer on a connection, whatever its framing."""
