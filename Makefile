@@ -47,7 +47,7 @@ clean: ## remove everything that is built or installed here
 	@echo "make: installing the runtime and the tools" && $(PIP) --require-hashes -r requirements/dev.txt && touch $@ .venv/lock.run.stamp
 
 .venv/package.stamp: $(PACKAGE)
-	@echo "make: compiling and installing penstock" && $(PIP) --no-deps --no-build-isolation --force-reinstall . && touch $@
+	@echo "make: compiling and installing penstock" && rm -rf build/lib* build/bdist* && $(PIP) --no-deps --no-build-isolation --force-reinstall . && touch $@
 
 .venv/run.stamp: .venv/lock.run.stamp .venv/package.stamp
 	@touch $@
