@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" pyproject.toml requirements/build.in
 NODE := tests/sdk/node
-PACKAGE := pyproject.toml setup.py $(shell find src -name '*.py' -o -name '*.gguf' -o -name '*.mako')
+PACKAGE := Makefile pyproject.toml setup.py $(shell find src -name '*.py' -o -name '*.gguf' -o -name '*.mako')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
