@@ -1,6 +1,4 @@
 FROM python:3.11-slim AS build
-# The hot path is compiled.
-RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/penstock
 COPY requirements/run.txt /src/requirements/run.txt
 RUN /opt/penstock/bin/pip install --no-cache-dir --require-hashes -r /src/requirements/run.txt

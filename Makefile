@@ -5,7 +5,6 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" pyproject.toml requirements/build.in
 NODE := tests/sdk/node
-PACKAGE := Makefile pyproject.toml setup.py $(shell find src -name '*.py' -o -name '*.gguf' -o -name '*.mako')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -19,8 +18,7 @@ run: .venv/run.stamp ## install what serving needs, then serve with the built-in
 	@$(BIN)/penstock serve
 
 test: lint types $(NODE)/node_modules/npm.stamp ## check style and types, then run every test
-	@echo "make: pytest, the hot path uncompiled" && PYTHONPATH=src $(BIN)/python -m pytest -q $(wildcard tests/http) tests/gateway
-	@echo "make: pytest, as installed" && $(BIN)/python -m pytest
+	@echo "make: pytest" && $(BIN)/python -m pytest
 
 lint: .venv/dev.stamp ## ruff: rules and formatting
 	@echo "make: ruff" && $(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -40,20 +38,11 @@ clean: ## remove everything that is built or installed here
 .venv/bin/python:
 	@echo "make: .venv" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Penstock needs Python 3.11 or later; set PYTHON=")' && $(PYTHON) -m venv .venv
 
-.venv/lock.run.stamp: requirements/run.txt | .venv/bin/python
-	@echo "make: installing the runtime" && $(PIP) --require-hashes -r requirements/run.txt && touch $@
+.venv/run.stamp: requirements/run.txt pyproject.toml | .venv/bin/python
+	@echo "make: installing the runtime" && $(PIP) --require-hashes -r requirements/run.txt && $(PIP) --no-deps --no-build-isolation -e . && touch $@
 
-.venv/lock.dev.stamp: requirements/dev.txt | .venv/bin/python
-	@echo "make: installing the runtime and the tools" && $(PIP) --require-hashes -r requirements/dev.txt && touch $@ .venv/lock.run.stamp
-
-.venv/package.stamp: $(PACKAGE)
-	@echo "make: compiling and installing penstock" && rm -rf build/lib* build/bdist* && $(PIP) --no-deps --no-build-isolation --force-reinstall . && touch $@
-
-.venv/run.stamp: .venv/lock.run.stamp .venv/package.stamp
-	@touch $@
-
-.venv/dev.stamp: .venv/lock.dev.stamp .venv/package.stamp
-	@touch $@
+.venv/dev.stamp: requirements/dev.txt pyproject.toml | .venv/bin/python
+	@echo "make: installing the runtime and the tools" && $(PIP) --require-hashes -r requirements/dev.txt && $(PIP) --no-deps --no-build-isolation -e . && touch $@
 
 $(NODE)/node_modules/npm.stamp: $(NODE)/package.json $(NODE)/package-lock.json
 	@echo "make: installing the Node SDK" && npm ci --prefix $(NODE) --silent --no-audit --no-fund && touch $@
