@@ -208,6 +208,9 @@ class ClientConnection:
             self.deadline = self.pool.swept + self.pool.deadlines.idle
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self.cut(FailureKind.MALFORMED, "switched to another protocol")
+            return
         except httptools.HttpParserError as error:
             if isinstance(error, httptools.HttpParserCallbackError) and error.__context__ is not None:
                 self.abort()
@@ -358,9 +361,15 @@ class Pool:
         try:
             async with asyncio.timeout(self.deadlines.connect):
                 connected = await self._connect()
+            if self._closed or connected.transport.is_closing():
+                connected.discard()
+                connected = None
+                raise PoolError(FailureKind.CONNECT, "closed the connection as soon as it was made")
         except TimeoutError:
             raise PoolError(FailureKind.TIMEOUT_CONNECT, "could not be reached in time") from None
-        except (OSError, ssl.SSLError) as error:
+        except UnicodeError as error:  # of the codec for internationalised names
+            raise PoolError(FailureKind.CONNECT, "could not be reached (its name is not valid)") from error
+        except OSError as error:
             raise PoolError(FailureKind.CONNECT, f"could not be reached ({_reason(error)})") from error
         finally:
             if connected is None:
@@ -395,6 +404,8 @@ class Pool:
 
     async def _connect(self) -> ClientConnection:
         """Try the addresses of the name in turn, each within its share of what is left of the connect deadline."""
+        if self._closed:
+            raise ConnectionAbortedError("the server is shutting down")
         loop = asyncio.get_running_loop()
         origin = self.origin
         connection = ClientConnection(self)
