@@ -209,6 +209,17 @@ def test_a_wish_to_upgrade_that_comes_byte_by_byte_is_ignored_too() -> None:
     run(main)
 
 
+def test_connect_is_refused_even_where_its_target_is_a_path() -> None:
+    async def main() -> None:
+        async with edge() as running, running.client() as client:
+            await client.send(b"CONNECT /echo HTTP/1.1\r\nHost: test\r\n\r\n" + get("/echo"))
+            assert (await read_answer(client)).status == 400
+            assert await client.read_all() == b""
+            assert running.app.begun == []
+
+    run(main)
+
+
 def test_hundreds_of_wishes_to_upgrade_are_all_answered() -> None:
     async def main() -> None:
         async with edge() as running, running.client() as client:

@@ -6,6 +6,8 @@ read, so that nobody without a key can make us hold one.
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import ipaddress
 import time
 import traceback
@@ -52,7 +54,7 @@ class Api:
 
     # -- called by the edge
 
-    def admit(self, request: Request) -> Awaitable[None] | None:
+    def admit(self, request: Request) -> Awaitable[object] | None:
         exchange = self._ids.open(request)
         exchange.client = request.peer if not self._proxies else self._client(request)
         method, _ = self._route(request.path)
@@ -72,7 +74,9 @@ class Api:
         if isinstance(principal, Principal):
             exchange.principal = principal
             return None
-        return _admit_later(exchange, principal)
+        identified = asyncio.ensure_future(principal)
+        identified.add_done_callback(functools.partial(_admit, exchange))  # before the edge learns of it
+        return identified
 
     async def answer(self, request: Request) -> None:
         exchange = _exchange(request)
@@ -190,8 +194,9 @@ class Api:
         return any((mapped or found) in network for network in self._proxies)
 
 
-async def _admit_later(exchange: Exchange, identified: Awaitable[Principal]) -> None:
-    exchange.principal = await identified
+def _admit(exchange: Exchange, identified: asyncio.Future[Principal]) -> None:
+    if not identified.cancelled() and identified.exception() is None:
+        exchange.principal = identified.result()
 
 
 def _exchange(request: Request) -> Exchange:

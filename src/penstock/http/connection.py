@@ -48,7 +48,7 @@ _STATUS = {
 class App(Protocol):
     """What the edge serves."""
 
-    def admit(self, request: Request) -> Awaitable[None] | None:
+    def admit(self, request: Request) -> Awaitable[object] | None:
         """Judge a request by its head: raise Refusal, or return an awaitable to be waited for before the body."""
         ...
 
@@ -87,7 +87,7 @@ class Request:
     http_1_0 = False
     hung_up = False
     keep_alive = True
-    pending: asyncio.Future[None] | None = None
+    pending: asyncio.Future[object] | None = None
     refusal: Refusal | None = None
     started = False
     task: asyncio.Task[None] | None = None
@@ -408,9 +408,9 @@ class Connection:
     def _ignore_upgrade(self, data: bytes, upgrade: httptools.HttpParserUpgrade) -> None:
         """RFC 9110 section 7.8: who does not upgrade answers as if it had not been asked."""
         while True:
-            wish = self.fields.pop(b"upgrade", None)
-            if wish is None:
-                self._refuse(InvalidRequest("CONNECT is not supported."))
+            if self.fields.pop(b"upgrade", None) is None:
+                self.queue[-1].refusal = InvalidRequest("CONNECT is not supported.")
+                self.closing = True
                 return
             lines = b"".join(b"%s: %s\r\n" % field for field in self.fields.items())
             start = (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
@@ -436,7 +436,7 @@ class Connection:
 
     # -- answering, in order
 
-    def _admitted(self, request: Request, done: asyncio.Future[None]) -> None:
+    def _admitted(self, request: Request, done: asyncio.Future[object]) -> None:
         if request.pending is not done:
             return  # the client hung up, or was refused, meanwhile
         request.pending = None

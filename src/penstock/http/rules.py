@@ -73,7 +73,7 @@ def overloaded(message: str) -> Overloaded:
     return Overloaded(message, headers=((b"Retry-After", b"1"),))
 
 
-def refusal_of(admission: asyncio.Future[None]) -> Refusal | None:
+def refusal_of(admission: asyncio.Future[object]) -> Refusal | None:
     """What an admission that was waited for decided; an error in it is our fault and goes to the loop's handler."""
     if admission.cancelled():
         return ServerFault("The request could not be admitted.")
