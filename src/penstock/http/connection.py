@@ -297,15 +297,17 @@ class Connection:
             if self.pipelined > PIPELINE_BYTES:
                 self.transport.abort()
                 return
+        upgrade: httptools.HttpParserUpgrade | None = None
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(data, upgrade)
+        except httptools.HttpParserUpgrade as wish:
+            upgrade = wish
         except httptools.HttpParserError as error:
             self._parser_failed(error)
-        else:
-            if self.framing > piece:
-                self._check_framing()
+        if upgrade is not None:  # not above: the context of an error that is raised there would not be its cause
+            self._ignore_upgrade(data, upgrade)
+        elif self.framing > piece and not self.closing:
+            self._check_framing()
         if self.active is None:
             self._advance()
             if self.queue and not self.pipelined:
@@ -386,7 +388,7 @@ class Connection:
         if self.field_count > self.limits.headers:
             raise HeadTooLarge(f"More than {self.limits.headers} header fields.")
         if self.framing > self.limits.head_bytes and request.weight() > self.limits.head_bytes:
-            raise HeadTooLarge(f"The request's head is larger than {self.limits.head_bytes} bytes.")
+            raise rules.head_too_large(self.limits)
         if request.path[:1] != b"/":
             request.path = rules.absolute_path(request.method, self.url)
         host = fields.get(b"host")
@@ -399,11 +401,9 @@ class Connection:
 
     def _check_framing(self) -> None:
         """Called between reads, when what was read is mostly not body."""
-        allowed = self.limits.head_bytes
-        if self.receiving is not None:
-            allowed += 5 * self.body_size
-        if self.framing > allowed:
-            self._refuse(HeadTooLarge(f"More than {self.limits.head_bytes} bytes of header fields and framing."))
+        worth = 5 * self.body_size if self.receiving is not None else 0
+        if self.framing > self.limits.head_bytes + worth:
+            self._refuse(rules.head_too_large(self.limits))
 
     def _ignore_upgrade(self, data: bytes, upgrade: httptools.HttpParserUpgrade) -> None:
         """RFC 9110 section 7.8: who does not upgrade answers as if it had not been asked."""

@@ -15,7 +15,15 @@ from typing import cast
 import httptools
 
 from penstock.config import Limits
-from penstock.errors import BodyTooLarge, InvalidRequest, Overloaded, Refusal, ServerFault, UnsupportedMedia
+from penstock.errors import (
+    BodyTooLarge,
+    HeadTooLarge,
+    InvalidRequest,
+    Overloaded,
+    Refusal,
+    ServerFault,
+    UnsupportedMedia,
+)
 
 MAX_LENGTH_DIGITS = 20
 GZIP = 31  # zlib's wbits for a gzip stream and nothing else
@@ -44,6 +52,10 @@ def check_body_fields(fields: dict[bytes, bytes], http_1_0: bool, limits: Limits
 
 def body_too_large(limits: Limits) -> BodyTooLarge:
     return BodyTooLarge(f"The request body is larger than {limits.body_bytes} bytes.")
+
+
+def head_too_large(limits: Limits) -> HeadTooLarge:
+    return HeadTooLarge(f"The request has more than {limits.head_bytes} bytes of header fields and framing.")
 
 
 def inflate(decompress: zlib._Decompress, data: bytes, size: int, limits: Limits) -> bytes:
