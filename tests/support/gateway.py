@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 import json
 import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -31,7 +30,7 @@ from penstock.http.client import SWEEP, Pool
 from penstock.http.server import Server
 from penstock.link import KeyAnswer
 from penstock.providers import registry
-from penstock.types import Principal, Record
+from penstock.types import EngineAddress, Principal, Record
 from support.raw import PATIENCE, Raw, raw_client
 
 KEY = "sk-the-callers-own-key-0123456789"
@@ -69,7 +68,6 @@ class Keys:
         self.available = True
         self.lookups: list[bytes] = []
         self.asked = asyncio.Event()
-        self.cancelled = asyncio.Event()
         self._open = asyncio.Event()
         self._open.set()
 
@@ -86,11 +84,7 @@ class Keys:
         by_digest = {hashlib.sha256(key.encode()).digest(): who for key, who in self.principals.items()}
         answer = KeyAnswer(len(self.lookups), by_digest.get(digest), self.available)
         self.asked.set()
-        try:
-            await self._open.wait()
-        except asyncio.CancelledError:
-            self.cancelled.set()
-            raise
+        await self._open.wait()
         return answer
 
 
@@ -174,6 +168,13 @@ class Running:
         return {(one.name, *one.labels): one.value for one in self.telemetry.metrics.series(0)}
 
 
+async def until(ready: Callable[[], object]) -> None:
+    """Let the loop run until something that tells nobody has come about."""
+    async with asyncio.timeout(PATIENCE):
+        while not ready():  # noqa: ASYNC110  # there is no event to wait for
+            await asyncio.sleep(0)
+
+
 async def read_answer(client: Raw, head_only: bool = False) -> Answered:
     """The next answer on a connection, whatever its framing."""
     head = (await client.read_until(b"\r\n\r\n")).decode("ascii")
@@ -224,17 +225,18 @@ async def gateway(
     clock: Callable[[], float] | None = None,
     config: Config | None = None,
     wall_clock: Callable[[], float] = time.time,
-    tls: ssl.SSLContext | None = None,
+    engine: EngineAddress | None = None,
 ) -> AsyncIterator[Running]:
     """A gateway before these upstreams (a string is a base URL), the first of which answers every model.
 
-    `config` gives what concerns the server; `clock` is the one that throttling goes by.
+    `config` gives what concerns the server; `clock` is the one that throttling goes by; `engine` is where the local
+    engine listens that an upstream of type llama calls.
     """
     server_config = (config or Config()).server
     providers = [upstream(each) if isinstance(each, str) else each for each in upstreams]
     entries = {}
     for each in providers:
-        provider = registry.build(each, None)
+        provider = registry.build(each, engine)
         entries[each.name] = Entry(provider, Pool(provider.origin, each), each)
     lookup = Keys({KEY: ALICE} if keys is None else keys)
     recorder = Recorder()
@@ -249,7 +251,7 @@ async def gateway(
     running = Running(server, api, entries, lookup, recorder)
     sock = socket.create_server(("127.0.0.1", 0))
     running.address = ("127.0.0.1", sock.getsockname()[1])
-    await server.listen(sock, tls)
+    await server.listen(sock, None)
     sweeping = asyncio.create_task(_sweep(entries, heartbeats, telemetry))
     try:
         yield running
