@@ -27,6 +27,7 @@ import uvloop
 from penstock.config import Config, Server
 from penstock.control import parent
 from penstock.fake_upstream.script import FOREVER
+from support.processes import children
 from support.serving import PENSTOCK, START, Served, free_ports, serving
 from support.upstreams import ThreadedUpstream
 
@@ -47,11 +48,6 @@ base_url = "{upstream.base_url}"
 [models."gpt-5.4"]
 targets = [{{ provider = "up" }}]
 """
-
-
-def children(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 def until(holds: Callable[[], bool], within: float = START) -> None:

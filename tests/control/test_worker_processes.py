@@ -16,6 +16,7 @@ from penstock import link
 from penstock.config import Config
 from penstock.control import workers as room
 from penstock.control.workers import Handlers, StartFailed, Workers
+from support.processes import children
 
 STAND_IN = str(Path(__file__).with_name("stand_in_worker.py"))
 
@@ -68,15 +69,9 @@ def run(
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-        assert children() == []
+        assert children(os.getpid()) == []
 
     uvloop.run(main())
-
-
-def children() -> list[int]:
-    """Of this process, those not yet waited for included."""
-    tasks = Path("/proc/self/task").iterdir()
-    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
 
 
 async def pids(workers: Workers, told: Told) -> dict[int, int]:
@@ -89,7 +84,7 @@ def test_every_worker_is_ready_and_hears_how_things_are() -> None:
     async def scenario(workers: Workers, told: Told) -> None:
         found = await pids(workers, told)
         assert sorted(found) == [0, 1]
-        assert sorted(found.values()) == sorted(children())
+        assert sorted(found.values()) == sorted(children(os.getpid()))
         assert all(said.split(",")[1:3] == ["Start", "Health"] for _, said in told.snapshots)
 
     run(scenario, count=2)
@@ -144,7 +139,7 @@ def test_a_scrape_does_not_wait_for_a_worker_that_dies_meanwhile() -> None:
     async def scenario(workers: Workers, told: Told) -> None:
         scrape = asyncio.create_task(workers.scrape(60))
         await asyncio.sleep(0)
-        os.kill(children()[0], signal.SIGKILL)
+        os.kill(children(os.getpid())[0], signal.SIGKILL)
         await asyncio.wait_for(scrape, 20)
 
     run(scenario, behaviour="silent")
@@ -176,7 +171,7 @@ def test_a_drained_worker_ends_by_itself_and_hands_in_its_last_counts() -> None:
         await workers.drain(20)
         assert told.gone == [0, 1] or told.gone == [1, 0]
         assert sorted(worker for worker, said in told.snapshots if "Drain" in said) == [0, 1]
-        assert children() == []
+        assert children(os.getpid()) == []
 
     run(scenario, count=2)
 
