@@ -200,7 +200,7 @@ def splits(draw: st.DrawFn, data: bytes) -> list[tuple[bytes, bool]]:
 
 
 @given(st.data(), st.lists(st.sampled_from(REQUESTS), max_size=5), st.sampled_from(LAST))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_split_of_pipelined_traffic_is_answered_alike(
     data: st.DataObject, requests: list[bytes], last: bytes
 ) -> None:
@@ -241,7 +241,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 @given(st.data(), damaged())
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_damaged_traffic_is_answered_or_closed_and_never_harms_us(data: st.DataObject, traffic: bytes) -> None:
     async def test(edge: Edge, app: EchoApp) -> None:
         wire = Wire(edge)
