@@ -304,12 +304,10 @@ def note(exchange: Exchange, answer: Answer, outcome: str = "ok") -> None:
     """Put a finished attempt on the exchange, and its usage; its failure, if any, is its outcome."""
     failure = answer.failure
     exchange.usage = answer.reader.usage
-    exchange.attempts.append(
-        Attempt(
-            provider=answer.target.provider,
-            model=answer.target.model,
-            status=failure.status if failure is not None else 200 if outcome == "ok" or answer.committed else 0,
-            outcome=failure.kind.value if failure is not None else outcome,
-            duration_ms=milliseconds(time.monotonic() - answer.started),
-        )
-    )
+    if failure is not None:
+        status, outcome = failure.status, failure.kind.value
+    else:
+        status = 200 if outcome == "ok" or answer.committed else 0
+    target = answer.target
+    took = milliseconds(time.monotonic() - answer.started)
+    exchange.attempts.append(Attempt(target.provider, target.model, status, outcome, took))

@@ -138,6 +138,7 @@ class Worker:
             self.channel.send(link.Ready())
         gc.collect()
         gc.freeze()  # what exists now lives for ever: later collections need not visit it
+        gc.set_threshold(10_000, 20, 20)  # a request leaves no cycles; looking for some at every tenth costs time
         sweeping = asyncio.create_task(self._sweep(entries, heartbeats, telemetry))
         reading = asyncio.create_task(self._refresh(entries, tls))
         draining = asyncio.create_task(self._drain_when_told(server))

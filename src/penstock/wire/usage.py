@@ -6,23 +6,25 @@ from typing import Any
 
 from penstock.types import Usage
 
+MOST = 2**53  # above it, not every JSON reader knows one number from the next
+
 
 def usage_of(found: Any) -> Usage | None:
     """The usage that an upstream reported, or None where there is none to read. Figures of a strange type count 0."""
     if not isinstance(found, dict) or not found:
         return None
-    cached = _count(found.get("prompt_tokens_details"), "cached_tokens") or _count(found, "prompt_cache_hit_tokens")
+    prompt, completion = found.get("prompt_tokens_details"), found.get("completion_tokens_details")
     return Usage(
-        prompt_tokens=_count(found, "prompt_tokens"),
-        completion_tokens=_count(found, "completion_tokens"),
-        cached_tokens=cached,
-        reasoning_tokens=_count(found.get("completion_tokens_details"), "reasoning_tokens"),
+        _count(found.get("prompt_tokens")),
+        _count(found.get("completion_tokens")),
+        (_count(prompt.get("cached_tokens")) if type(prompt) is dict else 0)
+        or _count(found.get("prompt_cache_hit_tokens")),
+        _count(completion.get("reasoning_tokens")) if type(completion) is dict else 0,
     )
 
 
-def _count(found: Any, name: str) -> int:
-    value = found.get(name) if isinstance(found, dict) else None
-    return value if type(value) is int and 0 <= value < 2**53 else 0
+def _count(value: Any) -> int:
+    return value if type(value) is int and 0 <= value < MOST else 0
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
