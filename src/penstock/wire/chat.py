@@ -8,6 +8,8 @@ the bytes. The bytes themselves are kept and are what an upstream is sent.
 
 from __future__ import annotations
 
+import functools
+
 import msgspec
 
 from penstock.errors import InvalidRequest
@@ -15,7 +17,7 @@ from penstock.wire.diagnose import excerpt, misshapen
 from penstock.wire.members import nested_too_deeply, not_json, refuse_repeats, split
 from penstock.wire.params import Params, StreamOptions
 from penstock.wire.request import ChatRequest as ChatRequest
-from penstock.wire.rules import INT32_MAX, RULES, integer
+from penstock.wire.rules import INT32_MAX, RULES, Rule, integer
 
 TOP_LEVEL_NAMES = 256  # far above what is documented, and what bounds the work on a body made of names
 
@@ -41,28 +43,39 @@ def decode_chat(body: bytes) -> ChatRequest:
     except RecursionError as error:
         raise nested_too_deeply() from error
     refuse_repeats(body, members)
-    unknown = _unknown(members, _KNOWN)
-    for name in members:
-        rule = RULES.get(name)
-        if rule is not None:
-            rule(params)
+    unknown = () if members.keys() <= _KNOWN else _unknown(members, _KNOWN)
+    names = tuple(members)
+    rules, fields = _shape(names) if not unknown else _new_shape(names)
+    for rule in rules:
+        rule(params)
+    if _NULL in members.values():
+        fields = frozenset(name for name, value in members.items() if value != _NULL)
     if params.stream_options is not None:
         # Whether usage is reported must not depend on which of two members an upstream reads.
         raw = bytes(members["stream_options"])
         options = split(raw)
         refuse_repeats(raw, options, "stream_options.")
         _unknown(options, _STREAM_OPTIONS)
-    return _request(body, params, members, unknown)
+    return _request(body, params, fields, unknown)
 
 
-def _request(body: bytes, params: Params, members: dict[str, msgspec.Raw], unknown: tuple[str, ...]) -> ChatRequest:
+def _new_shape(names: tuple[str, ...]) -> tuple[tuple[Rule, ...], frozenset[str]]:
+    """What the names of the members tell, whatever their values: the rules to run, in order, and the set of them."""
+    return tuple(RULES[name] for name in names if name in RULES), frozenset(names)
+
+
+# A client names the same members in the same order again and again. Only documented names are remembered.
+_shape = functools.lru_cache(maxsize=1024)(_new_shape)
+
+
+def _request(body: bytes, params: Params, fields: frozenset[str], unknown: tuple[str, ...]) -> ChatRequest:
     n, seed, top_logprobs, options = params.n, params.seed, params.top_logprobs, params.stream_options
     # By position, in the order of the declaration: thirty keywords would cost as much as all the rest of decoding.
     return ChatRequest(
         body,
         params.model,
         params.messages,
-        _present(members),
+        fields,
         unknown,
         params.stream is True,
         options is not None and options.include_usage is True,
@@ -98,8 +111,6 @@ def _unknown(members: dict[str, msgspec.Raw], known: frozenset[str]) -> tuple[st
     Servers that match names in any case, as Go's encoding/json does, would take it for the known one: `Model` beside
     `model` would name another model than the one that was authorised.
     """
-    if members.keys() <= known:
-        return ()
     unknown = tuple(name for name in members if name not in known)
     for name in unknown:
         meant = name.casefold()
@@ -108,12 +119,6 @@ def _unknown(members: dict[str, msgspec.Raw], known: frozenset[str]) -> tuple[st
                 f"Unrecognized request argument supplied: {excerpt(name)}. Did you mean '{meant}'?", param=excerpt(name)
             )
     return unknown
-
-
-def _present(members: dict[str, msgspec.Raw]) -> frozenset[str]:
-    if _NULL in members.values():
-        return frozenset(name for name, value in members.items() if value != _NULL)
-    return frozenset(members)
 
 
 def _max_tokens(params: Params) -> int | None:
