@@ -267,6 +267,7 @@ class Parent:
         assert self._workers is not None
         limit = self._config.server.limits.drain_timeout
         print(f"Draining: answers in progress have {limit:.0f} s; a second signal ends them.", file=sys.stderr)
+        self._listeners[0].close()  # ours, too, or clients would queue for workers that accept no more
         await self._workers.drain(limit)
 
     async def _close(self) -> None:
