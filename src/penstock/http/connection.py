@@ -74,7 +74,7 @@ class Request:
     """One request and the means to answer it.
 
     `headers`: lower-case names, repeated fields joined by ", ". `peer`: the address of the other end of the
-    connection, "" on a unix socket. `received`: loop time at which its head was whole. `context` belongs to the app.
+    connection, "" on a unix socket. `context` belongs to the app.
     """
 
     # Defaults stand on the class: most requests never change most of them, and setting them costs more than parsing.
@@ -92,13 +92,12 @@ class Request:
     started = False
     task: asyncio.Task[None] | None = None
 
-    def __init__(self, connection: Connection, method: bytes, path: bytes, query: bytes, received: float) -> None:
+    def __init__(self, connection: Connection, method: bytes, path: bytes, query: bytes) -> None:
         self.connection = connection
         self.method = method
         self.path = path
         self.query = query
         self.headers = connection.fields
-        self.received = received
 
     @property
     def peer(self) -> str:
@@ -337,7 +336,7 @@ class Connection:
         if b"upgrade" in self.fields and self.parser.should_upgrade():
             return  # comes again, without the wish
         path, _, query = self.url.partition(b"?")
-        self.receiving = request = Request(self, self.parser.get_method(), path, query, self.edge.loop.time())
+        self.receiving = request = Request(self, self.parser.get_method(), path, query)
         self.parts = []
         self.body_size = 0
         self._check_head(request)
@@ -464,7 +463,7 @@ class Connection:
         self.closing = True
         request = self.receiving
         if request is None:
-            request = Request(self, b"GET", b"", b"", self.edge.loop.time())
+            request = Request(self, b"GET", b"", b"")
         else:
             self._forget_body()
         if request.pending is not None:
