@@ -24,7 +24,7 @@ SRC = Path(__file__).parents[1] / "src"
 LAYERS = (
     ("python -m penstock", ("penstock.__main__",)),
     ("command line", ("penstock.cli",)),
-    ("verbs", ("penstock.verbs", "penstock.check*", "penstock.fake_upstream")),
+    ("verbs", ("penstock.verbs", "penstock.fake_upstream")),
     ("composition roots", ("penstock.gateway.worker", "penstock.control.parent")),
     ("edges", ("penstock.gateway.api", "penstock.control.admin")),
     ("the path of a request", ("penstock.gateway.complete",)),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from penstock.check import check_config
+from penstock.verbs.check_config import check_config
 
 GOOD = """\
 [providers.office]
