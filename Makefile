@@ -1,9 +1,12 @@
-# `make help` lists the targets. Each installs what it needs, from the lock, into .venv; a second run installs nothing.
+# `make help` lists the targets. Each installs what it needs, from the lock, into .venv (frameworks: .venv-clients); a second run
+# installs nothing.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
-LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" pyproject.toml requirements/build.in
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock"
+OWN := pyproject.toml requirements/build.in
+CLIENTS := .venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --no-input
 NODE := tests/sdk/node
 
 .DEFAULT_GOAL := help
@@ -17,7 +20,7 @@ help: ## list the targets
 run: .venv/run.stamp ## install what serving needs, then serve with the built-in defaults
 	@$(BIN)/penstock serve
 
-test: lint types $(NODE)/node_modules/npm.stamp ## check style and types, then run every test
+test: lint types .venv-clients/clients.stamp $(NODE)/node_modules/npm.stamp ## check style and types, then run every test
 	@echo "make: pytest" && $(BIN)/python -m pytest
 
 lint: .venv/dev.stamp ## ruff: rules and formatting
@@ -29,11 +32,11 @@ types: .venv/dev.stamp ## mypy, strict
 bench: .venv/dev.stamp ## measure Penstock against nginx on two cores (ARGS="--only cpu" selects)
 	@$(BIN)/python bench/run.py $(ARGS)
 
-lock: .venv/dev.stamp ## compile requirements/*.txt from pyproject.toml again
-	@$(LOCK) --output-file requirements/run.txt && $(LOCK) --extra dev --constraint requirements/run.txt --output-file requirements/dev.txt
+lock: .venv/dev.stamp ## compile requirements/*.txt from pyproject.toml and clients.in again
+	@$(LOCK) $(OWN) --output-file requirements/run.txt && $(LOCK) $(OWN) --extra dev --constraint requirements/run.txt --output-file requirements/dev.txt && $(LOCK) requirements/clients.in --output-file requirements/clients.txt
 
 clean: ## remove everything that is built or installed here
-	@rm -rf .venv build $(NODE)/node_modules
+	@rm -rf .venv .venv-clients build $(NODE)/node_modules
 
 .venv/bin/python:
 	@echo "make: .venv" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Penstock needs Python 3.11 or later; set PYTHON=")' && $(PYTHON) -m venv .venv
@@ -43,6 +46,9 @@ clean: ## remove everything that is built or installed here
 
 .venv/dev.stamp: requirements/dev.txt pyproject.toml | .venv/bin/python
 	@echo "make: installing the runtime and the tools" && $(PIP) --require-hashes -r requirements/dev.txt && $(PIP) --no-deps --no-build-isolation -e . && touch $@
+
+.venv-clients/clients.stamp: requirements/clients.txt
+	@echo "make: installing the frameworks" && $(PYTHON) -m venv .venv-clients && $(CLIENTS) --require-hashes -r requirements/clients.txt && touch $@
 
 $(NODE)/node_modules/npm.stamp: $(NODE)/package.json $(NODE)/package-lock.json
 	@echo "make: installing the Node SDK" && npm ci --prefix $(NODE) --silent --no-audit --no-fund && touch $@
