@@ -43,7 +43,7 @@ def decode_chat(body: bytes) -> ChatRequest:
     except RecursionError as error:
         raise nested_too_deeply() from error
     refuse_repeats(body, members)
-    unknown = () if members.keys() <= _KNOWN else _unknown(members, _KNOWN)
+    unknown = () if members.keys() <= _KNOWN else unknown_names(members, _KNOWN)
     names = tuple(members)
     rules, fields = _shape(names) if not unknown else _new_shape(names)
     for rule in rules:
@@ -55,7 +55,7 @@ def decode_chat(body: bytes) -> ChatRequest:
         raw = bytes(members["stream_options"])
         options = split(raw)
         refuse_repeats(raw, options, "stream_options.")
-        _unknown(options, _STREAM_OPTIONS)
+        unknown_names(options, _STREAM_OPTIONS)
     return _request(body, params, fields, unknown)
 
 
@@ -105,7 +105,7 @@ def _request(body: bytes, params: Params, fields: frozenset[str], unknown: tuple
     )
 
 
-def _unknown(members: dict[str, msgspec.Raw], known: frozenset[str]) -> tuple[str, ...]:
+def unknown_names(members: dict[str, msgspec.Raw], known: frozenset[str]) -> tuple[str, ...]:
     """The names that are not known. Refuses one that differs from a known name in case alone.
 
     Servers that match names in any case, as Go's encoding/json does, would take it for the known one: `Model` beside

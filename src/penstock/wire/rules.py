@@ -86,7 +86,8 @@ def _longest(param: str, value: str, most: int) -> None:
         )
 
 
-def _not_empty(param: str, value: str) -> None:
+def not_empty(param: str, value: str) -> None:
+    """A string of at least one character."""
     if not value:
         raise InvalidRequest(
             f"Invalid '{param}': empty string. Expected a string with minimum length 1, "
@@ -96,7 +97,8 @@ def _not_empty(param: str, value: str) -> None:
         )
 
 
-def _most_items(param: str, length: int, most: int) -> None:
+def most_items(param: str, length: int, most: int) -> None:
+    """An array of at most so many items."""
     if length > most:
         raise InvalidRequest(
             f"Invalid '{param}': array too long. Expected an array with maximum length {most}, "
@@ -108,7 +110,7 @@ def _most_items(param: str, length: int, most: int) -> None:
 
 def _name(param: str, name: str) -> None:
     """A name of a function, a tool or a schema."""
-    _not_empty(param, name)
+    not_empty(param, name)
     _longest(param, name, 64)
     if _NAME.fullmatch(name) is None:
         raise InvalidRequest(
@@ -121,8 +123,13 @@ def _name(param: str, name: str) -> None:
 
 def _model(params: Params) -> None:
     if not 0 < len(params.model) <= MODEL_LENGTH:
-        _not_empty("model", params.model)
-        _longest("model", params.model, MODEL_LENGTH)
+        model_name(params.model)
+
+
+def model_name(name: str) -> None:
+    """A name that a model may have."""
+    not_empty("model", name)
+    _longest("model", name, MODEL_LENGTH)
 
 
 def _messages(params: Params) -> None:
@@ -141,7 +148,7 @@ def _messages(params: Params) -> None:
 
 def _stop(params: Params) -> None:
     if params.stop is not None and not isinstance(params.stop, str):
-        _most_items("stop", len(params.stop), STOPS)
+        most_items("stop", len(params.stop), STOPS)
 
 
 def _top_logprobs(params: Params) -> None:
@@ -236,7 +243,7 @@ def _tools(params: Params) -> None:
 
 def _functions(params: Params) -> None:
     functions = params.functions or ()
-    _most_items("functions", len(functions), 128)
+    most_items("functions", len(functions), 128)
     for index, function in enumerate(functions):
         _function(f"functions[{index}]", function)
 
