@@ -202,6 +202,25 @@ def test_a_second_or_empty_finish_reason_becomes_null() -> None:
     assert [choice["finish_reason"] for choice in deltas(sent)] == [None, None, "stop", None]
 
 
+@pytest.mark.parametrize(
+    ("found", "documented"),
+    [(b"eos", b"stop"), (b"MAX_TOKENS", b"length"), (b"tool_use", b"tool_calls"), (b"SAFETY", b"content_filter")],
+)
+def test_an_end_in_a_servers_own_words_is_given_in_the_documented_ones(found: bytes, documented: bytes) -> None:
+    ending = choices(step(b"{}", b'"%b"' % found))
+    assert relay(ROLE, TEXT, ending, DONE) == ROLE + TEXT + choices(step(b"{}", b'"%b"' % documented)) + DONE
+
+
+@pytest.mark.parametrize("reason", [b"abort", b"error", b"Cancelled"])
+def test_an_answer_that_its_server_gave_up_is_incomplete(reason: bytes) -> None:
+    failure = fault_of(ROLE, TEXT, choices(step(b"{}", b'"%b"' % reason)), DONE)
+    assert failure.kind is FailureKind.INCOMPLETE
+    assert "gave its answer up" in failure.message
+    with pytest.raises(ProviderFault) as fault:
+        whole(BODY.replace(b'"stop"', b'"%b"' % reason))
+    assert fault.value.failure.kind is FailureKind.INCOMPLETE
+
+
 def test_choices_are_begun_in_the_order_of_their_indexes() -> None:
     second = choices(step(b'{"role":"assistant","content":"b"}', index=1))
     sent = relay(second, ROLE, STOP, choices(step(b"{}", b'"stop"', index=1)), n=2)
@@ -448,14 +467,17 @@ BODY = (
 )
 
 
+NOW = 1_760_000_123.5
+
+
 def whole(*pieces: bytes) -> bytes:
-    reader = BodyReader("acme")
+    reader = BodyReader("acme", "gpt-5.4", lambda: NOW)
     assert b"".join([reader.feed(piece) for piece in pieces]) == b""
     return reader.close()
 
 
 def test_a_whole_answer_goes_out_unchanged_and_its_usage_is_noted() -> None:
-    reader = BodyReader("acme")
+    reader = BodyReader("acme", "gpt-5.4", lambda: NOW)
     reader.feed(BODY[:100])
     reader.feed(BODY[100:])
     assert reader.close() == BODY
@@ -467,6 +489,26 @@ def test_reasoning_of_a_whole_answer_gets_the_name_that_clients_know() -> None:
     sent = json.loads(whole(BODY.replace(b'"refusal":null', b'"reasoning":"hm"')))
     assert sent["choices"][0]["message"]["reasoning_content"] == "hm"
     assert sent["usage"]["total_tokens"] == 187
+
+
+def test_a_whole_answer_that_lacks_what_clients_need_is_made_whole() -> None:
+    choice = b'{"message":{"content":[{"type":"text","text":"Par\xc3\xads"}]},"finish_reason":"eos"}'
+    sent = json.loads(whole(b'{"choices":[' + choice + b'],"usage":{"prompt_tokens":87,"completion_tokens":100}}'))
+    assert sent.pop("id").startswith("chatcmpl-")
+    assert sent == {
+        "object": "chat.completion",
+        "created": int(NOW),
+        "model": "gpt-5.4",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Par\u00eds", "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 87, "completion_tokens": 100, "total_tokens": 187},
+    }
 
 
 @pytest.mark.parametrize("calls", [b"[]", b"[ ]", b"null"])

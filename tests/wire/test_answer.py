@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 from openai.types import CompletionUsage
 
 from penstock.types import Usage
-from penstock.wire.answer import Mending, mend_chunk, mend_completion
+from penstock.wire.answer import Mending, mend_chunk
 from penstock.wire.usage import usage_object, usage_of
 
 USAGE = Usage(prompt_tokens=87, completion_tokens=34, cached_tokens=64, reasoning_tokens=12)
@@ -57,9 +56,3 @@ def test_mending_keeps_the_bytes_of_what_is_not_at_fault() -> None:
         b'{"id":"a","x":1.50e2,"choices":[{"index":0,"logprobs":{"a": -0.10},'
         b'"delta":{"role":"assistant","content":"\\u00e9"}}]}'
     )
-
-
-def test_reasoning_of_a_completion_gets_its_name_and_keeps_the_one_it_had() -> None:
-    body = b'{"id":"a","choices":[{"index":0,"message":{"role":"assistant","reasoning":"r","reasoning_content":null}}]}'
-    message = msgspec.json.decode(mend_completion(body))["choices"][0]["message"]
-    assert message == {"role": "assistant", "reasoning": "r", "reasoning_content": "r"}

@@ -127,7 +127,7 @@ class OpenAI:
         """A new reader for the answer to that call."""
         if chat.stream:
             return StreamReader(self.name, chat.include_usage, chat.n)
-        return BodyReader(self.name)
+        return BodyReader(self.name, target.model, self._now)
 
     def failure(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> Failure:
         """Classify an answer outside 2xx."""

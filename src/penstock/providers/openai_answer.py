@@ -1,10 +1,11 @@
-"""Reads the answers of OpenAI-compatible servers: streams are passed on event by event, whole answers as they are.
+"""Reads the answers of OpenAI-compatible servers: streams are passed on event by event, whole answers as they came.
 
 A stream's events are looked into, not rewritten: each is decoded for what decides something (choices, finish, usage,
 error), and a read whose events are all in order goes out as the very bytes that came in. Withheld are the usage event
 until the end (clients lose usage when a chunk follows it), and [DONE], which `close` gives only if every choice has had
 its finish_reason. Dropped are usage that the caller did not ask for, chunks without a choice, and all after [DONE].
-What the official clients fail on is mended (`wire.answer`); choices are begun in the order of their indexes.
+What the official clients fail on is mended (`wire.answer`, and `wire.completion` for whole answers); choices are begun
+in the order of their indexes.
 
 An error in the answer ends it in ProviderFault. Before the commit point it is raised at once, so that the attempt
 can be repeated elsewhere. Afterwards the events that came before it in the same read belong to the client: `feed`
@@ -13,26 +14,25 @@ returns them, sets `done`, and `close` raises. Nothing of a broken answer is ech
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
-from penstock.errors import Failure, FailureKind, ProviderFault
+from penstock.errors import Failure, FailureKind, ProviderFault, Refusal
 from penstock.providers.openai_errors import failure_in_band
 from penstock.types import Usage
 from penstock.wire.answer import (
     BROKEN,
     ChunkChoice,
-    Completion,
     Mending,
     decode_chunk,
-    decode_completion,
     error_of,
     mend_chunk,
-    mend_completion,
     misnamed_reasoning,
-    needs_mending,
 )
+from penstock.wire.completion import Completion, decode_completion, is_sound, mend
+from penstock.wire.envelope import error_event
+from penstock.wire.finish import DOCUMENTED, finish_reason
 from penstock.wire.sse import DONE, EventTooLarge, SseReader, event
 from penstock.wire.tool_calls import CallMending, ToolCalls
 from penstock.wire.usage import usage_of
@@ -49,6 +49,10 @@ def _fault(provider: str, words: str, kind: FailureKind = FailureKind.MALFORMED)
 
 def _no_finish(provider: str) -> ProviderFault:
     return _fault(provider, "ended its answer without a finish_reason", FailureKind.INCOMPLETE)
+
+
+def _given_up(provider: str, reason: str) -> ProviderFault:
+    return _fault(provider, f"gave its answer up ({reason.lower()})", FailureKind.INCOMPLETE)
 
 
 def _not_a_chunk(provider: str) -> ProviderFault:
@@ -150,6 +154,10 @@ class StreamReader:
         usage = event(self._usage_event) if self._usage_event else b""
         return rest + usage + DONE
 
+    def error_event(self, refusal: Refusal) -> bytes:
+        """The event that ends a stream in an error."""
+        return error_event(refusal)
+
     def _read_last(self) -> bytes:
         """The event that lacks its blank line. Where it was cut off, what counts is whether the choices are whole."""
         for one in self._sse.close():
@@ -235,7 +243,10 @@ class StreamReader:
         elif delta is not None and delta.role is not None:
             role = False
         finish = choice.finish_reason is not None and (not choice.finish_reason or self._finished[index])
+        reason = None
         if choice.finish_reason:
+            if choice.finish_reason not in DOCUMENTED:
+                reason = self._documented(choice.finish_reason)
             self._finished[index] = True
         if not self._begun:
             self._begun = bool(choice.finish_reason) or (
@@ -250,10 +261,16 @@ class StreamReader:
                 )
             )
         calls = self._study_calls(index, delta.tool_calls) if delta is not None and delta.tool_calls else None
-        sound = role is None and not finish and not openings and calls is None
+        sound = role is None and not finish and reason is None and not openings and calls is None
         if sound and delta is not None and not misnamed_reasoning(delta):
             return None
-        return Mending(role, finish, calls)
+        return Mending(role, finish, reason, calls)
+
+    def _documented(self, reason: str) -> str:
+        documented = finish_reason(reason)
+        if documented is None:
+            raise _given_up(self._provider, reason)
+        return documented
 
     def _study_calls(self, index: int, deltas: Any) -> tuple[CallMending, ...] | None:
         try:
@@ -289,13 +306,15 @@ class StreamReader:
 class BodyReader:
     """Reads one whole answer; see `providers.base.Reader`. The caller bounds how much it feeds."""
 
-    __slots__ = ("_parts", "_provider", "committed", "done", "usage")
+    __slots__ = ("_model", "_now", "_parts", "_provider", "committed", "done", "usage")
 
-    def __init__(self, provider: str) -> None:
+    def __init__(self, provider: str, model: str, now: Callable[[], float]) -> None:
         self.committed = False
         self.done = False
         self.usage: Usage | None = None
         self._provider = provider
+        self._model = model
+        self._now = now
         self._parts: list[bytes] = []
 
     def feed(self, data: bytes) -> bytes:
@@ -316,27 +335,31 @@ class BodyReader:
         error = error_of(answer)
         if error is not None:
             raise ProviderFault(failure_in_band(self._provider, error))
-        if self._check(answer):
+        self._check(answer)
+        if not is_sound(answer):
             try:
-                body = mend_completion(body)
+                body = mend(body, answer, self._model, self._now())
             except BROKEN:
                 raise _fault(self._provider, _name_body(body)) from None
         self.usage = usage_of(answer.usage)
         self.committed = self.done = True
         return body
 
-    def _check(self, answer: Completion) -> bool:
-        """Refuse an answer that is not whole; return whether a message needs mending."""
+    def error_event(self, refusal: Refusal) -> bytes:
+        """The event that ends a stream in an error."""
+        return error_event(refusal)
+
+    def _check(self, answer: Completion) -> None:
+        """Refuse an answer that is not whole."""
         if not answer.choices:
             raise _fault(self._provider, "answered without choices")
-        mend = False
         for choice in answer.choices:
             if choice.message is None:
                 raise _fault(self._provider, "answered with a choice that has no message")
             if not choice.finish_reason:
                 raise _no_finish(self._provider)
-            mend = mend or needs_mending(choice.message)
-        return mend
+            if finish_reason(choice.finish_reason) is None:
+                raise _given_up(self._provider, choice.finish_reason)
 
 
 def _name_body(body: bytes) -> str:

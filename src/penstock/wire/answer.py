@@ -1,19 +1,18 @@
-"""What Penstock reads in a chat.completion or its chunks, what it mends there, and how usage is written.
+"""What Penstock reads in the chunks of a chat completion, and what it mends there; for whole answers see `completion`.
 
 Reading: the views name only the members that decide something (has the answer begun, is it whole, what did it cost, is
 it an error). Members whose shape differs between servers are taken as they come, and `wire.usage` makes the best of
 what it finds, so that a stray type in a figure never breaks an answer.
 
 Mending: some servers send shapes that the official clients fail on: no role on a choice's first delta or a role on each
-of them, a null delta, a second finish_reason, tool calls without
-an index, reasoning under another name. `mend_chunk` rewrites such an event, and
-`mend_completion` a whole answer; members that are not at fault keep their bytes.
+of them, a null delta, a second finish_reason or one in words of their own, tool calls without an index, reasoning under
+another name. `mend_chunk` rewrites such an event; members that are not at fault keep their bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -51,55 +50,31 @@ class ChunkChoice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
 
 
-class Chunk(msgspec.Struct, gc=False):
-    """A chat.completion.chunk, or the error object that came in its place.
+class ErrorInPlace(msgspec.Struct, gc=False):
+    """What an error that came in an answer's place is known by.
 
     The members from `object` on are read for servers whose error is ``{"object": "error", "message": ...}``.
     """
 
+    error: Any = msgspec.UNSET
+    object: Any = None
+    message: Any = None
+    type: Any = None
+    code: Any = None
+
+
+class Chunk(ErrorInPlace, gc=False):
+    """A chat.completion.chunk, or the error object that came in its place."""
+
     choices: list[ChunkChoice] | None = None
     usage: Any = None
-    error: Any = None
-    object: Any = None
-    message: Any = None
-    type: Any = None
-    code: Any = None
-
-
-class Message(msgspec.Struct, gc=False):
-    """The message of a whole answer."""
-
-    content: str | None = None
-    reasoning_content: Any = None
-    reasoning: Any = None
-    tool_calls: Any = msgspec.UNSET
-
-
-class CompletionChoice(msgspec.Struct, gc=False):
-    """One choice of a whole answer; None where the server left a required member out."""
-
-    message: Message | None = None
-    finish_reason: str | None = None
-
-
-class Completion(msgspec.Struct, gc=False):
-    """A chat.completion, or the error object that came in its place."""
-
-    choices: list[CompletionChoice] | None = None
-    usage: Any = None
-    error: Any = None
-    object: Any = None
-    message: Any = None
-    type: Any = None
-    code: Any = None
 
 
 decode_chunk = msgspec.json.Decoder(Chunk).decode
-decode_completion = msgspec.json.Decoder(Completion).decode
 decode_any = msgspec.json.Decoder().decode
 
 
-def error_of(answer: Chunk | Completion) -> Any:
+def error_of(answer: ErrorInPlace) -> Any:
     """The error in an answer, or None: a member `error`, or the answer itself where it says that it is one."""
     if answer.error:
         return answer.error
@@ -111,11 +86,12 @@ def error_of(answer: Chunk | Completion) -> Any:
 class Mending(msgspec.Struct, frozen=True):
     """What is wrong with one choice of a chunk: `role` True adds it, False drops it; `finish` drops a finish_reason.
 
-    `calls`: what is wrong with its tool calls, if something is.
+    `reason`: the documented finish_reason in place of its own. `calls`: what is wrong with its tool calls, if anything.
     """
 
     role: bool | None = None
     finish: bool = False
+    reason: str | None = None
     calls: tuple[CallMending, ...] | None = None
 
 
@@ -149,44 +125,32 @@ def _mend_choice(choice: RawObject, mending: Mending) -> None:
         delta = {"role": msgspec.Raw(b'"assistant"'), **delta}
     if mending.calls is not None:
         delta["tool_calls"] = msgspec.Raw(mend_calls(bytes(delta["tool_calls"]), mending.calls))
-    _name_reasoning(delta)
+    name_reasoning(delta)
     choice["delta"] = msgspec.Raw(_json.encode(delta))
     if mending.finish:
         choice["finish_reason"] = _NULL
+    elif mending.reason is not None:
+        choice["finish_reason"] = msgspec.Raw(_json.encode(mending.reason))
 
 
 def _opening(index: int) -> dict[str, Any]:
     return {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
 
 
-def mend_completion(body: bytes) -> bytes:
-    """The whole answer with each message's reasoning under the name that clients know, and no empty `tool_calls`."""
-    answer = _raw_object.decode(body)
-    choices = _raw_objects.decode(answer["choices"])
-    for choice in choices:
-        message = _raw_object.decode(choice["message"])
-        _name_reasoning(message)
-        if "tool_calls" in message and not decode_any(message["tool_calls"]):
-            del message["tool_calls"]
-        choice["message"] = msgspec.Raw(_json.encode(message))
-    answer["choices"] = msgspec.Raw(_json.encode(choices))
-    return _json.encode(answer)
+class Reasoned(Protocol):
+    """A delta or a message, which may hold reasoning."""
+
+    reasoning: Any
+    reasoning_content: Any
 
 
-def misnamed_reasoning(part: Delta | Message) -> bool:
+def misnamed_reasoning(part: Reasoned) -> bool:
     """Whether reasoning text stands under `reasoning` alone, as several servers send it."""
     return bool(part.reasoning) and isinstance(part.reasoning, str) and not part.reasoning_content
 
 
-def needs_mending(message: Message) -> bool:
-    """Whether a whole answer's message is one that `mend_completion` changes.
-
-    Clients send messages back, and OpenAI refuses an empty `tool_calls`, which vLLM writes where no tool was called.
-    """
-    return misnamed_reasoning(message) or (message.tool_calls is not msgspec.UNSET and not message.tool_calls)
-
-
-def _name_reasoning(part: RawObject) -> None:
+def name_reasoning(part: RawObject) -> None:
+    """Give reasoning text under `reasoning` the name that clients know as well."""
     reasoning = part.get("reasoning", _NULL)
     if bytes(reasoning)[:1] == b'"' and bytes(part.get("reasoning_content", _NULL)) in (b"null", b'""'):
         part["reasoning_content"] = reasoning

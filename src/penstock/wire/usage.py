@@ -24,6 +24,8 @@ def usage_of(found: Any) -> Usage | None:
 
 
 def _count(value: Any) -> int:
+    if type(value) is float and value.is_integer():
+        value = int(value)
     return value if type(value) is int and 0 <= value < MOST else 0
 
 

@@ -1,0 +1,222 @@
+"""A whole chat.completion of an upstream: what is read in it, and how it comes to hold what OpenAI's document requires.
+
+Servers leave out members that typed clients insist on, or write them in another type: no `id`, `created` as a decimal,
+no `logprobs` or `refusal`, every choice numbered 0, content in parts, arguments as an object, a sum that does not add
+up, an end in the engine's own words. `is_sound` finds with a few comparisons that there is nothing to mend, and then
+the bytes that came are the answer. Otherwise `mend` writes it anew around the members at fault; all others, those that
+nobody here knows among them, keep their bytes.
+
+What cannot be made whole without inventing an answer is not mended: no choices, no message, no finish_reason, content
+that is no text. The provider's reader refuses that.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import msgspec
+
+from penstock.wire.answer import ErrorInPlace, RawObject, misnamed_reasoning, name_reasoning
+from penstock.wire.finish import DOCUMENTED, finish_reason
+from penstock.wire.usage import usage_of
+
+_ABSENT = msgspec.Raw()
+_NULL = msgspec.Raw(b"null")
+
+_encode = msgspec.json.Encoder().encode
+_object = msgspec.json.Decoder(RawObject).decode
+_objects = msgspec.json.Decoder(list[RawObject]).decode
+_anything = msgspec.json.Decoder().decode
+
+
+class Part(msgspec.Struct, gc=False):
+    """One text of a content in parts."""
+
+    text: str
+
+
+class Message(msgspec.Struct, gc=False):
+    """The message of a whole answer."""
+
+    role: Any = None
+    content: str | list[Part] | msgspec.UnsetType | None = msgspec.UNSET
+    refusal: msgspec.Raw = _ABSENT
+    reasoning_content: Any = None
+    reasoning: Any = None
+    tool_calls: Any = msgspec.UNSET
+    function_call: Any = None
+
+
+class CompletionChoice(msgspec.Struct, gc=False):
+    """One choice of a whole answer; None where the server left a required member out."""
+
+    index: Any = None
+    message: Message | None = None
+    logprobs: msgspec.Raw = _ABSENT
+    finish_reason: str | None = None
+
+
+class Completion(ErrorInPlace, gc=False):
+    """A chat.completion, or the error object that came in its place."""
+
+    id: Any = None
+    created: Any = None
+    model: Any = None
+    choices: list[CompletionChoice] | None = None
+    usage: Any = None
+
+
+decode_completion = msgspec.json.Decoder(Completion).decode
+
+
+def is_sound(answer: Completion) -> bool:
+    """Whether an answer that has choices, each with a message and an end, holds all that it must in the right form."""
+    return (
+        _is_text(answer.id)
+        and answer.object == "chat.completion"
+        and type(answer.created) is int
+        and _is_text(answer.model)
+        and answer.error is msgspec.UNSET
+        and _adds_up(answer.usage)
+        and all(_is_sound(choice, place) for place, choice in enumerate(answer.choices or ()))
+    )
+
+
+def _is_sound(choice: CompletionChoice, place: int) -> bool:
+    message = choice.message
+    return (
+        message is not None
+        and type(choice.index) is int
+        and choice.index == place
+        and choice.logprobs is not _ABSENT
+        and choice.finish_reason in DOCUMENTED
+        and message.role == "assistant"
+        and (message.content is None or type(message.content) is str)
+        and message.refusal is not _ABSENT
+        and (message.tool_calls is msgspec.UNSET or _are_calls(message.tool_calls))
+        and (message.function_call is None or _is_written(message.function_call))
+        and not misnamed_reasoning(message)
+    )
+
+
+def mend(body: bytes, answer: Completion, model: str, now: float) -> bytes:
+    """`body`, of which `answer` is the decoded form, made whole. `model` is the one asked for, `now` in Unix seconds.
+
+    Each choice must have a message and a finish_reason that is not one of an answer given up. Raises what decoding
+    raises where a member that nothing had looked into turns out to be broken.
+    """
+    found = _object(body)
+    found.pop("error", None)  # null or empty, or it would have been an error
+    choices = answer.choices or []
+    raws = _objects(found["choices"])
+    indexes = [choice.index for choice in choices]
+    numbered = all(type(index) is int for index in indexes) and sorted(indexes) == list(range(len(indexes)))
+    for place, (raw, choice) in enumerate(zip(raws, choices, strict=True)):
+        if not numbered:
+            raw["index"] = msgspec.Raw(b"%d" % place)
+        _mend_choice(raw, choice)
+    if numbered:
+        raws = [raws[indexes.index(place)] for place in range(len(raws))]
+    found["choices"] = _raw(raws)
+    if not _is_text(answer.id):
+        found["id"] = _raw(f"chatcmpl-{secrets.token_hex(16)}")
+    found["object"] = _raw("chat.completion")
+    if type(answer.created) is not int:
+        found["created"] = _raw(_seconds(answer.created, now))
+    if not _is_text(answer.model):
+        found["model"] = _raw(model)
+    if not _adds_up(answer.usage):
+        _mend_usage(found, answer.usage)
+    return _encode(found)
+
+
+def _mend_choice(raw: RawObject, choice: CompletionChoice) -> None:
+    message = choice.message
+    assert message is not None
+    assert choice.finish_reason is not None
+    raw.setdefault("logprobs", _NULL)
+    raw["finish_reason"] = _raw(finish_reason(choice.finish_reason))
+    members = _object(raw["message"])
+    members["role"] = _raw("assistant")
+    if isinstance(message.content, list):
+        members["content"] = _raw("".join(part.text for part in message.content))
+    members.setdefault("content", _NULL)
+    members.setdefault("refusal", _NULL)
+    name_reasoning(members)
+    if not message.tool_calls:
+        # Clients send messages back, and OpenAI refuses an empty list, which vLLM writes where no tool was called.
+        members.pop("tool_calls", None)
+    elif not _are_calls(message.tool_calls):
+        members["tool_calls"] = _raw([_mend_call(call) for call in _objects(members["tool_calls"])])
+    if message.function_call is not None and not _is_written(message.function_call):
+        members["function_call"] = _raw(_mend_function(members["function_call"]))
+    raw["message"] = _raw(members)
+
+
+def _mend_call(call: RawObject) -> RawObject:
+    if not _is_text(_anything(call.get("id", _NULL))):
+        call["id"] = _raw(f"call_{secrets.token_hex(12)}")
+    if "custom" not in call:
+        call["type"] = _raw("function")
+        call["function"] = _raw(_mend_function(call.get("function", _NULL)))
+    return call
+
+
+def _mend_function(function: msgspec.Raw) -> RawObject:
+    """A called function with its arguments as a string of JSON; none are an empty object."""
+    members = _object(function)
+    arguments = bytes(members.get("arguments", _NULL))
+    if not arguments.startswith(b'"'):
+        members["arguments"] = _raw("{}" if arguments == b"null" else arguments.decode())
+    return members
+
+
+def _mend_usage(found: RawObject, usage: Any) -> None:
+    counted = usage_of(usage)
+    if counted is None:  # no figures at all, in some shape
+        del found["usage"]
+        return
+    figures = {
+        "prompt_tokens": counted.prompt_tokens,
+        "completion_tokens": counted.completion_tokens,
+        "total_tokens": counted.prompt_tokens + counted.completion_tokens,
+    }
+    found["usage"] = _raw(_object(found["usage"]) | {name: _raw(count) for name, count in figures.items()})
+
+
+def _adds_up(usage: Any) -> bool:
+    """Whether there is no usage, or whole numbers whose sum is right."""
+    if usage is None:
+        return True
+    if type(usage) is not dict:
+        return False
+    prompt, completion, total = usage.get("prompt_tokens"), usage.get("completion_tokens"), usage.get("total_tokens")
+    return type(prompt) is int and type(completion) is int and type(total) is int and prompt + completion == total
+
+
+def _seconds(created: Any, now: float) -> int:
+    return int(created if type(created) is float and 0 < created < 2**53 else now)
+
+
+def _are_calls(calls: Any) -> bool:
+    return type(calls) is list and bool(calls) and all(map(_is_call, calls))
+
+
+def _is_call(call: Any) -> bool:
+    if type(call) is not dict or not _is_text(call.get("id")):
+        return False
+    return "custom" in call or (call.get("type") == "function" and _is_written(call.get("function")))
+
+
+def _is_written(function: Any) -> bool:
+    """Whether a called function's arguments are a string."""
+    return type(function) is dict and type(function.get("arguments")) is str
+
+
+def _is_text(value: Any) -> bool:
+    return type(value) is str and bool(value)
+
+
+def _raw(value: Any) -> msgspec.Raw:
+    return msgspec.Raw(_encode(value))
