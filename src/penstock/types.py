@@ -84,7 +84,8 @@ class Record(msgspec.Struct, frozen=True):
     """All that is kept of one request: it feeds the access line and the metrics, and holds no key and no prompt.
 
     `ended` says what ended it: ok, refused, failed, hangup, cut (an in-band error) or drained.
-    `first_event_ms` is None when nothing was sent; `started_at` is in Unix seconds.
+    `first_event_ms` is None when nothing was sent; `started_at` is in Unix seconds. `endpoint` is "chat.completions",
+    "completions", "embeddings" or "responses", and empty where no upstream was to be asked.
     """
 
     request_id: str
@@ -103,6 +104,7 @@ class Record(msgspec.Struct, frozen=True):
     attempts: tuple[Attempt, ...]
     client_request_id: str | None = None
     client: str = ""
+    endpoint: str = ""
 
 
 JSON = dict[str, Any]

@@ -28,4 +28,5 @@ def record(exchange: Exchange, now: float) -> Record:
         tuple(exchange.attempts),
         exchange.client_request_id,
         exchange.client,
+        exchange.endpoint,
     )

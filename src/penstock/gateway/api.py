@@ -26,7 +26,9 @@ from penstock.gateway.routing import not_found
 from penstock.gateway.telemetry import log
 from penstock.http.connection import Request
 from penstock.types import JSON, Principal
+from penstock.wire.chat import decode_chat
 from penstock.wire.envelope import envelope
+from penstock.wire.neighbours import DECODERS, Endpoint
 
 MODELS = b"/v1/models/"
 PROBES = frozenset((b"/health", b"/ready"))  # probes: no key, no record
@@ -48,6 +50,7 @@ class Api:
         self._routes: dict[bytes, tuple[bytes, _Handler]] = {
             b"/v1/chat/completions": (b"POST", self._chat),
             b"/v1/models": (b"GET", self._list_models),
+            **{b"/v1/%b" % name.encode(): (b"POST", self._neighbour(name)) for name in DECODERS},
             b"/health": (b"GET", self._health),
             b"/ready": (b"GET", self._ready),
         }
@@ -116,7 +119,17 @@ class Api:
         raise NotFound(f"Unknown route: {_shown(path)}.", code="unknown_url")
 
     def _chat(self, request: Request, exchange: Exchange) -> Awaitable[None]:
-        return complete(self.gateway, request, exchange, self._refuse)
+        exchange.endpoint = "chat.completions"
+        return complete(self.gateway, request, exchange, self._refuse, decode_chat)
+
+    def _neighbour(self, endpoint: Endpoint) -> _Handler:
+        decode = DECODERS[endpoint]
+
+        def answer(request: Request, exchange: Exchange) -> Awaitable[None]:
+            exchange.endpoint = endpoint
+            return complete(self.gateway, request, exchange, self._refuse, decode)
+
+        return answer
 
     async def _list_models(self, request: Request, exchange: Exchange) -> None:
         names = self.gateway.routes.names(_principal(exchange))

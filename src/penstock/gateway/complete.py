@@ -1,4 +1,4 @@
-"""The path of one chat completion, in order.
+"""The path of one request that an upstream answers, in order.
 
 Everything that can be cancelled is awaited inside the `try`; the `finally` awaits nothing, so that a client that
 hangs up at any moment finds its upstream cut off, its record made and its observers told.
@@ -19,9 +19,10 @@ from penstock.gateway.routing import Routes
 from penstock.gateway.telemetry import Telemetry
 from penstock.gateway.upstream import Upstreams, note
 from penstock.http.connection import Request
-from penstock.wire.chat import decode_chat
+from penstock.providers.base import AnyRequest
 
 Refuse = Callable[[Request, Refusal], None]
+Decode = Callable[[bytes], AnyRequest]
 
 
 class Gateway:
@@ -37,7 +38,7 @@ class Gateway:
         self.down: Mapping[str, str] = {}
 
 
-async def complete(gateway: Gateway, request: Request, exchange: Exchange, refuse: Refuse) -> None:
+async def complete(gateway: Gateway, request: Request, exchange: Exchange, refuse: Refuse, decode: Decode) -> None:
     """Answer one request, whose key is known; `refuse` writes a refusal when nothing has been sent."""
     principal = exchange.principal
     assert principal is not None
@@ -45,10 +46,10 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
     relay = Relay(request, exchange, gateway.heartbeats)
     record = None
     try:
-        chat = decode_chat(request.body)
-        exchange.stream = chat.stream
-        plan = gateway.routes.plan(chat.model, principal, gateway.down)
-        answer = await gateway.upstreams.open(chat, plan, exchange, relay)
+        asked = decode(request.body)
+        exchange.stream = asked.stream
+        plan = gateway.routes.plan(asked.model, principal, gateway.down)
+        answer = await gateway.upstreams.open(asked, plan, exchange, relay)
         if answer.committed:
             await relay.copy(answer)
         else:

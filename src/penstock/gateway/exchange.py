@@ -11,6 +11,7 @@ class Exchange:
     # Defaults stand on the class, since setting them for each request is a cost.
     principal: Principal | None = None  # once the key is known
     target: Target | None = None
+    endpoint = ""  # one of a fixed set, where an upstream is to answer
     stream = False
     status = 500  # with "failed": what the record says unless a stage knows better
     ended = "failed"

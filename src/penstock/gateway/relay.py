@@ -2,7 +2,7 @@
 
 The bytes arrive by callback from the upstream's connection and leave in the same moment, so a stream costs no task
 and no queue. A client that reads slowly pauses the upstream through the request's `flow`. After the first byte the
-status is spent: whatever goes wrong then is told in the stream, as `data: {"error": ...}`, and the connection closes.
+status is spent: whatever goes wrong then is told in the stream, in the form of its endpoint, and the connection closes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from penstock.gateway.exchange import Exchange
 from penstock.gateway.refusals import refusal_for
 from penstock.gateway.upstream import Answer, note
 from penstock.http.connection import Request
-from penstock.wire.envelope import error_event
 
 PING = b": ping\n\n"
 
@@ -47,7 +46,9 @@ class Heartbeats:
 class Relay:
     """The way of one answer to one client."""
 
-    __slots__ = ("_exchange", "_heartbeats", "_request", "writes")
+    __slots__ = ("_answer", "_exchange", "_heartbeats", "_request", "writes")
+
+    _answer: Answer  # once it has begun
 
     def __init__(self, request: Request, exchange: Exchange, heartbeats: Heartbeats) -> None:
         self._request = request
@@ -58,6 +59,7 @@ class Relay:
     # -- Output: called by the answer, synchronously
 
     def commit(self, answer: Answer, data: bytes) -> None:
+        self._answer = answer
         exchange = self._exchange
         exchange.status = 200
         exchange.first_event = now = time.monotonic()
@@ -102,4 +104,4 @@ class Relay:
     def refuse(self, refusal: Refusal) -> None:
         """End a started stream in an error that clients raise."""
         self._request.keep_alive = False
-        self._request.end(error_event(refusal))
+        self._request.end(self._answer.reader.error_event(refusal))

@@ -23,9 +23,8 @@ from penstock.errors import Failure, FailureKind, ProviderFault
 from penstock.gateway.exchange import Exchange
 from penstock.gateway.refusals import refusal_for
 from penstock.http.client import ClientConnection, HeaderList, Pool, PoolError
-from penstock.providers.base import Call, Preparation, Provider, Reader, Reply
+from penstock.providers.base import AnyRequest, Call, Preparation, Provider, Reader, Reply
 from penstock.types import Attempt, Plan, Target, milliseconds
-from penstock.wire.chat import ChatRequest
 
 HELD_BYTES = 64 * 1024
 MAX_ERROR_BYTES = 256 * 1024
@@ -241,27 +240,27 @@ class Upstreams:
     def __init__(self, entries: dict[str, Entry]) -> None:
         self._entries = entries
 
-    async def open(self, chat: ChatRequest, plan: Plan, exchange: Exchange, output: Output) -> Answer:
+    async def open(self, asked: AnyRequest, plan: Plan, exchange: Exchange, output: Output) -> Answer:
         """An answer that is committed (streamed) or whole (not streamed). Raises Refusal when there is none."""
         target = plan.targets[0]
         exchange.target = target
-        answer = await self._attempt(chat, target, exchange, output)
+        answer = await self._attempt(asked, target, exchange, output)
         if answer.failure is not None and answer.failure.kind is FailureKind.STALE:
             note(exchange, answer)
-            answer = await self._attempt(chat, target, exchange, output, afresh=True)
+            answer = await self._attempt(asked, target, exchange, output, afresh=True)
         if answer.failure is not None and not answer.committed:
             note(exchange, answer)
             raise refusal_for(answer.failure, target)
         return answer
 
     async def _attempt(
-        self, chat: ChatRequest, target: Target, exchange: Exchange, output: Output, afresh: bool = False
+        self, asked: AnyRequest, target: Target, exchange: Exchange, output: Output, afresh: bool = False
     ) -> Answer:
         """One attempt. `afresh`: on a new connection, since what closed one idle connection closed others, too."""
         entry = self._entries[target.provider]
-        answer = Answer(entry, target, entry.provider.reader(chat, target), output if chat.stream else None)
+        answer = Answer(entry, target, entry.provider.reader(asked, target), output if asked.stream else None)
         try:
-            call = entry.provider.prepare(chat, target)
+            call = entry.provider.prepare(asked, target)
             if not isinstance(call, Call):
                 call = await self._prepare(entry, target, call)
             answer.send((None if afresh else entry.pool.take()) or await entry.pool.connect(), call)

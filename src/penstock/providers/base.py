@@ -14,10 +14,13 @@ from typing import Protocol
 
 import msgspec
 
-from penstock.errors import Failure
+from penstock.errors import Failure, Refusal
 from penstock.types import Origin as Origin
 from penstock.types import Target, Usage
 from penstock.wire.chat import ChatRequest
+from penstock.wire.neighbours import NeighbourRequest
+
+AnyRequest = ChatRequest | NeighbourRequest
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -45,9 +48,10 @@ Preparation = Generator[Call, Reply, Call]
 class Reader(Protocol):
     """Reads one successful (2xx) answer; one object per attempt, never reused.
 
-    Streamed requests: what `feed` and `close` return is a whole number of SSE events, ``data: {...}\\n\\n``,
-    in OpenAI's chunk form; `close` ends with ``data: [DONE]\\n\\n``. Others: `feed` returns b"" and `close`
-    the whole JSON body. Either raises ProviderFault when the answer is broken, and is then not called again.
+    Streamed requests: what `feed` and `close` return is a whole number of SSE events in the form of the endpoint: for
+    chat, chunks framed as ``data: {...}\\n\\n``, and `close` ends with ``data: [DONE]\\n\\n``. Others: `feed` returns
+    b"" and `close` the whole JSON body. Either raises ProviderFault when the answer is broken, and is then not called
+    again.
     """
 
     committed: bool
@@ -67,6 +71,10 @@ class Reader(Protocol):
         """The body ended (or `done`): return the withheld end, or raise ProviderFault if it is incomplete."""
         ...
 
+    def error_event(self, refusal: Refusal) -> bytes:
+        """The event that ends a stream in an error, after what `feed` returned, whatever went wrong and where."""
+        ...
+
 
 class Provider(Protocol):
     """One configured upstream. Stateless between requests, but for rotating its own keys."""
@@ -74,12 +82,12 @@ class Provider(Protocol):
     name: str
     origin: Origin
 
-    def prepare(self, chat: ChatRequest, target: Target) -> Call | Preparation:
-        """The call that answers `chat` at `target`; raises Refusal where this provider cannot do what is asked."""
+    def prepare(self, asked: AnyRequest, target: Target) -> Call | Preparation:
+        """The call that answers `asked` at `target`; raises Refusal where this provider cannot do what is asked."""
         ...
 
-    def reader(self, chat: ChatRequest, target: Target) -> Reader:
-        """A new reader for the answer to that call."""
+    def reader(self, asked: AnyRequest, target: Target) -> Reader:
+        """A new reader for the answer to that call; raises Refusal as `prepare` does."""
         ...
 
     def failure(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> Failure:

@@ -27,7 +27,7 @@ from msgspec import Meta
 
 from penstock.config import Upstream
 from penstock.errors import Failure, FailureKind, InvalidRequest, ProviderFault
-from penstock.providers.base import Call, Preparation, Reader
+from penstock.providers.base import AnyRequest, Call, Preparation, Reader
 from penstock.providers.llama_answer import LAST_EVENT_FIELDS, Answer, LlamaReader
 from penstock.providers.llama_messages import FORMS, refuse_media
 from penstock.providers.llama_sampling import sampling
@@ -36,6 +36,7 @@ from penstock.wire.answer import BROKEN
 from penstock.wire.chat import ChatRequest
 from penstock.wire.envelope import envelope
 from penstock.wire.members import split
+from penstock.wire.neighbours import NeighbourRequest
 from penstock.wire.params import TextFormat
 
 BUILTIN = "builtin"
@@ -105,8 +106,9 @@ class Llama:
         # The engine closes after a streamed answer whatever its headers say; so nobody picks a dying connection.
         self._completion_head = f"POST /completion HTTP/1.1\r\n{fields}Connection: close\r\n".encode()
 
-    def prepare(self, chat: ChatRequest, target: Target) -> Preparation:
-        """The calls that answer `chat`; raises InvalidRequest for what this model cannot do."""
+    def prepare(self, asked: AnyRequest, target: Target) -> Preparation:
+        """The calls that answer `asked`; raises InvalidRequest for what this model cannot do."""
+        chat = _chat_alone(asked)
         _refuse_unsupported(chat)
         if chat.n > self._parallel:
             raise InvalidRequest(
@@ -117,8 +119,9 @@ class Llama:
         refuse_media(chat.messages)
         return self._calls(chat, self._generation(chat))
 
-    def reader(self, chat: ChatRequest, target: Target) -> Reader:
+    def reader(self, asked: AnyRequest, target: Target) -> Reader:
         """A reader for the answer."""
+        chat = _chat_alone(asked)
         extra: dict[str, Any] = {}
         if chat.service_tier is not None:
             extra["service_tier"] = "default"
@@ -202,6 +205,18 @@ class Llama:
             members = split(chat.body)
             body |= sampling({name: members[name] for name in chat.unknown})
         return body
+
+
+def _chat_alone(asked: AnyRequest) -> ChatRequest:
+    """The request, which must be for a chat completion."""
+    if isinstance(asked, NeighbourRequest):
+        raise InvalidRequest(
+            f"This model runs on the local engine, which answers /v1/chat/completions alone. For /v1/{asked.endpoint}, "
+            "name a model of an OpenAI-compatible provider that serves it, such as OpenAI, vLLM or llama-server.",
+            param="model",
+            code="unsupported_endpoint",
+        )
+    return asked
 
 
 def _refuse_unsupported(chat: ChatRequest) -> None:

@@ -18,10 +18,11 @@ from typing import Any
 
 import msgspec
 
-from penstock.errors import Failure, FailureKind, ProviderFault
+from penstock.errors import Failure, FailureKind, ProviderFault, Refusal
 from penstock.providers.stops import StopCutter
 from penstock.types import Usage
 from penstock.wire.answer import BROKEN
+from penstock.wire.envelope import error_event
 from penstock.wire.sse import DONE, EventTooLarge, SseReader, event
 from penstock.wire.usage import usage_object
 
@@ -169,6 +170,10 @@ class LlamaReader:
             for choice in self._choices
         ]
         return self._head + b"," + _encode({"choices": choices, "usage": usage, **self._answer.extra})[1:]
+
+    def error_event(self, refusal: Refusal) -> bytes:
+        """The event that ends a stream in an error."""
+        return error_event(refusal)
 
     def _take(self, found: Event, out: list[bytes]) -> None:
         if found.error is not None:

@@ -18,12 +18,14 @@ import msgspec
 
 from penstock import __version__
 from penstock.errors import Failure
-from penstock.providers.base import Call, Origin, Reader
+from penstock.providers.base import AnyRequest, Call, Origin, Reader
 from penstock.providers.openai_answer import BodyReader, StreamReader
 from penstock.providers.openai_errors import failure_of
+from penstock.providers.openai_neighbours import neighbour_reader
 from penstock.providers.secrets import Secret
 from penstock.types import Target
 from penstock.wire.chat import ChatRequest
+from penstock.wire.neighbours import DECODERS, Endpoint, NeighbourRequest
 from penstock.wire.patch import patch
 
 # Fields that the client or the form of the request decides.
@@ -89,44 +91,48 @@ class OpenAI:
         base_url = settings.base_url if settings.base_url is not None else dialect.base_url
         if base_url is None:
             raise ValueError(f"{where}.base_url: missing; say where this server listens")
-        self.origin, path = _locate(base_url, f"{where}.base_url")
-        query = f"?{urlencode(settings.query)}" if settings.query else ""
-        self._start = f"POST {path}/chat/completions{query} HTTP/1.1\r\nhost: {_authority(self.origin)}\r\n"
+        self.origin, self._path = _locate(base_url, f"{where}.base_url")
+        self._query = f"?{urlencode(settings.query)}" if settings.query else ""
         references = (settings.api_key,) if isinstance(settings.api_key, str) else settings.api_key or ()
         if settings.base_url is None and not references and dialect.key_env is not None:
             references = (f"env:{dialect.key_env}",)
         self._keys = [Secret(reference, f"{where}.api_key", environ) for reference in references]
         self._headers = _extra_headers(settings.headers, bool(references), f"{where}.headers", environ)
         self._heads: list[tuple[bytes, bytes]] = []
+        self._neighbour_heads: dict[Endpoint, list[tuple[bytes, bytes]]] = {}
         self._turn = 0
         self._make_heads()
 
-    def prepare(self, chat: ChatRequest, target: Target) -> Call:
-        """The call that answers `chat` at `target`."""
+    def prepare(self, asked: AnyRequest, target: Target) -> Call:
+        """The call that answers `asked` at `target`."""
+        if isinstance(asked, NeighbourRequest):
+            return self._prepare_neighbour(asked, target)
         put: dict[str, bytes] = {}
         drop: tuple[str, ...] = ()
-        if target.model != chat.model:
+        if target.model != asked.model:
             put["model"] = msgspec.json.encode(target.model)
-        if chat.stream and not (chat.include_usage and self._dialect.stream_options):
-            drop = self._patch_stream_options(chat, put)
+        if asked.stream and not (asked.include_usage and self._dialect.stream_options):
+            drop = self._patch_stream_options(asked, put)
         # Empty lists mean none here, and are errors at OpenAI.
-        if "stop" in chat.fields and not chat.stop:
+        if "stop" in asked.fields and not asked.stop:
             drop += ("stop",)
-        if "tools" in chat.fields and not chat.tools:
+        if "tools" in asked.fields and not asked.tools:
             drop += ("tools",)
-        if self._dialect.token_limit and ("max_tokens" in chat.fields or "max_completion_tokens" in chat.fields):
-            drop += self._patch_token_limit(chat, target.model, put)
-        body = patch(chat.body, put, drop) if put or drop else chat.body
+        if self._dialect.token_limit and ("max_tokens" in asked.fields or "max_completion_tokens" in asked.fields):
+            drop += self._patch_token_limit(asked, target.model, put)
+        body = patch(asked.body, put, drop) if put or drop else asked.body
         heads = self._heads
         if len(heads) == 1:
-            return Call(heads[0][chat.stream], body)
+            return Call(heads[0][asked.stream], body)
         self._turn = (self._turn + 1) % len(heads)
-        return Call(heads[self._turn][chat.stream], body)
+        return Call(heads[self._turn][asked.stream], body)
 
-    def reader(self, chat: ChatRequest, target: Target) -> Reader:
+    def reader(self, asked: AnyRequest, target: Target) -> Reader:
         """A new reader for the answer to that call."""
-        if chat.stream:
-            return StreamReader(self.name, chat.include_usage, chat.n)
+        if isinstance(asked, NeighbourRequest):
+            return neighbour_reader(self.name, asked)
+        if asked.stream:
+            return StreamReader(self.name, asked.include_usage, asked.n)
         return BodyReader(self.name, target.model, self._now)
 
     def failure(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> Failure:
@@ -144,16 +150,35 @@ class OpenAI:
         if "user-agent" not in self._headers:
             extra += f"user-agent: penstock/{__version__}\r\n"
         credentials = [f"authorization: Bearer {key.value}\r\n" for key in self._keys] or [""]
-        self._heads = [
+        rests = [f"{credential}{extra}content-type: application/json\r\n" for credential in credentials]
+        self._heads = self._heads_of("chat/completions", rests)
+        self._neighbour_heads = {endpoint: self._heads_of(endpoint, rests) for endpoint in DECODERS}
+
+    def _heads_of(self, endpoint: str, rests: Sequence[str]) -> list[tuple[bytes, bytes]]:
+        """For each credential, the head of a request for a body and of one for a stream."""
+        start = f"POST {self._path}/{endpoint}{self._query} HTTP/1.1\r\nhost: {_authority(self.origin)}\r\n"
+        return [
             (
-                f"{self._start}{credential}{extra}content-type: application/json\r\naccept: {plain}\r\n".encode(),
-                f"{self._start}{credential}{extra}content-type: application/json\r\naccept: {stream}\r\n".encode(),
+                f"{start}{rest}accept: application/json\r\n".encode(),
+                f"{start}{rest}accept: text/event-stream\r\n".encode(),
             )
-            for credential in credentials
-            for plain, stream in [("application/json", "text/event-stream")]
+            for rest in rests
         ]
 
-    def _patch_stream_options(self, chat: ChatRequest, put: dict[str, bytes]) -> tuple[str, ...]:
+    def _prepare_neighbour(self, asked: NeighbourRequest, target: Target) -> Call:
+        put: dict[str, bytes] = {}
+        drop: tuple[str, ...] = ()
+        if target.model != asked.model:
+            put["model"] = msgspec.json.encode(target.model)
+        asks_usage = asked.include_usage and self._dialect.stream_options
+        if asked.endpoint == "completions" and asked.stream and not asks_usage:
+            drop = self._patch_stream_options(asked, put)
+        body = patch(asked.body, put, drop) if put or drop else asked.body
+        heads = self._neighbour_heads[asked.endpoint]
+        self._turn = (self._turn + 1) % len(heads)
+        return Call(heads[self._turn][asked.stream], body)
+
+    def _patch_stream_options(self, chat: AnyRequest, put: dict[str, bytes]) -> tuple[str, ...]:
         """Ask for usage, keeping the caller's other options; return what to drop where the service refuses them."""
         given = "stream_options" in chat.fields
         if not self._dialect.stream_options:
