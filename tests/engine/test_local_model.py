@@ -240,6 +240,20 @@ def test_a_biased_token_does_not_come(talk: Running) -> None:
     assert "penstock" not in content(ask(talk, logit_bias={str(number): -100 for number in numbers}, max_tokens=9))
 
 
+@pytest.mark.parametrize("params", [{}, {"top_logprobs": 5}, {"top_logprobs": 20, "stop": "STO"}, {"n": 2, "seed": 1}])
+def test_log_probabilities_are_those_of_the_text(talk: Running, params: dict[str, Any]) -> None:
+    whole, stream = (ask(talk, logprobs=True, max_tokens=12, stream=streamed, **params) for streamed in (False, True))
+    for index in range(params.get("n", 1)):
+        entries = whole["choices"][index]["logprobs"]["content"]
+        assert "".join(entry["token"] for entry in entries) == content(whole, index) != ""
+        for entry in entries:
+            assert entry["logprob"] <= 0
+            assert bytes(entry["bytes"]).decode() == entry["token"]
+            assert len(entry["top_logprobs"]) == params.get("top_logprobs", 0)
+        parts = [choice["logprobs"] for chunk in stream for choice in chunk["choices"] if choice["index"] == index]
+        assert [entry["token"] for part in parts if part for entry in part["content"]] == [e["token"] for e in entries]
+
+
 def test_a_prompt_beyond_the_context_is_told_before_anything_is_generated(talk: Running) -> None:
     for stream in (False, True):
         with pytest.raises(ProviderFault) as told:

@@ -202,13 +202,10 @@ def test_an_engine_that_cannot_answer_now_is_not_asked_again() -> None:
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {}}}}, "response_format"),
-        ({"logprobs": True}, "logprobs"),
         ({"modalities": ["text", "audio"], "audio": {"format": "wav", "voice": "x"}}, "modalities"),
         ({"audio": {"format": "wav", "voice": "x"}}, "audio"),
-        ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
         ({"web_search_options": {}}, "web_search_options"),
         ({"moderation": {"model": "x"}}, "moderation"),
-        ({"reasoning_effort": "high"}, "reasoning_effort"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]},
             "messages.[0].content.[0].type",
@@ -236,6 +233,13 @@ def test_what_the_model_cannot_do_is_refused_by_name(params: dict[str, Any], par
     assert (told.value.status, told.value.param, told.value.code) == (400, param, "unsupported_parameter")
 
 
+@pytest.mark.parametrize("effort", ["minimal", "low", "medium", "high", "xhigh", "max"])
+def test_an_effort_that_the_model_lacks_is_refused_with_those_that_it_has(effort: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"Supported values are: 'none'\.") as told:
+        provider().prepare(request(reasoning_effort=effort), TARGET)
+    assert (told.value.status, told.value.param, told.value.code) == (400, "reasoning_effort", "unsupported_value")
+
+
 @pytest.mark.parametrize(
     "params",
     [
@@ -244,6 +248,7 @@ def test_what_the_model_cannot_do_is_refused_by_name(params: dict[str, Any], par
         {"functions": [{"name": "f"}], "function_call": "none"},
         {"response_format": {"type": "text"}},
         {"logprobs": False},
+        {"prediction": {"type": "content", "content": "x"}},
         {"modalities": ["text"]},
         {"reasoning_effort": "none"},
         {"store": True, "metadata": {"a": "b"}, "user": "u", "service_tier": "auto", "verbosity": "low"},
@@ -490,3 +495,77 @@ def test_it_is_a_row_of_the_registry() -> None:
     assert isinstance(registry.build(config, ADDRESS), Llama)
     with pytest.raises(ValueError, match="no address"):
         registry.build(config, None)
+
+
+def likely(text: str, logprob: float = -0.5, others: int = 0) -> dict[str, Any]:
+    top = [{"id": 1, "token": f"t{n}", "bytes": [116, 48 + n], "logprob": -1.0 - n} for n in range(others)]
+    return {"id": 7, "token": text, "bytes": list(text.encode()), "logprob": logprob, "top_logprobs": top}
+
+
+def weighed(*texts: str) -> bytes:
+    """An answer whose every token comes with its log probability, and the end of turn that has no text."""
+    out = b""
+    for place, text in enumerate((*texts, "")):
+        head = {"index": 0, "content": text, "stop": False, "tokens_predicted": place + 1, "tokens_evaluated": 21}
+        out += sse(head | {"completion_probabilities": [likely(text, others=1)]})
+    return out + end("eos", len(texts) + 1)
+
+
+def entries(found: list[Any]) -> list[Any]:
+    """The entries of log probabilities of the first choice, from chunks or a whole answer."""
+    choices = [choice for each in found for choice in each["choices"]]
+    return [entry for choice in choices if choice["logprobs"] for entry in choice["logprobs"]["content"]]
+
+
+@pytest.mark.parametrize(("top", "asked"), [(None, 1), (0, 1), (5, 5), (20, 20)])
+def test_as_many_alternatives_are_asked_for_as_the_caller_wants(top: int | None, asked: int) -> None:
+    _, body = drive(provider().prepare(request(logprobs=True, top_logprobs=top), TARGET), prompt())
+    assert body["n_probs"] == asked
+    _, body = drive(provider().prepare(request(), TARGET), prompt())
+    assert "n_probs" not in body
+
+
+def test_log_probabilities_have_openais_form() -> None:
+    step = {"index": 0, "content": "Hé", "stop": False, "tokens_predicted": 1, "tokens_evaluated": 21}
+    answer = sse(step | {"completion_probabilities": [likely("Hé", others=3)]}) + end("eos", 2)
+    made = reader(logprobs=True, top_logprobs=2)
+    made.feed(answer)
+    (choice,) = json.loads(made.close())["choices"]
+    top = [{"token": f"t{n}", "logprob": -1.0 - n, "bytes": [116, 48 + n]} for n in range(2)]
+    entry = {"token": "Hé", "logprob": -0.5, "bytes": [72, 195, 169], "top_logprobs": top}
+    assert choice["logprobs"] == {"content": [entry], "refusal": None}
+    made = reader(logprobs=True)
+    made.feed(answer)
+    assert json.loads(made.close())["choices"][0]["logprobs"]["content"][0]["top_logprobs"] == []
+
+
+def test_in_a_stream_they_stand_beside_their_text() -> None:
+    made = reader(logprobs=True, stream=True)
+    found = chunks(made.feed(weighed("Hel", "lo")))
+    assert [(c["choices"][0]["delta"].get("content"), [e["token"] for e in entries([c])]) for c in found] == [
+        ("", []),
+        ("Hel", ["Hel"]),
+        ("lo", ["lo"]),
+        (None, []),
+    ]
+    assert all(chunk["choices"][0]["logprobs"] is None for chunk in (found[0], found[-1]))
+
+
+@pytest.mark.parametrize("stop", ["STOP", "O", "opS", "aS", "is", "later", ["Sx", "TO"], "ST", "never"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_tokens_of_log_probabilities_are_the_content_wherever_it_is_cut(stop: Any, stream: bool) -> None:
+    made = reader(logprobs=True, stop=stop, stream=stream)
+    out = made.feed(weighed("This", " is aS", "T", "AY, loopST", "OP and", " later"))
+    found = chunks(out) if stream else [json.loads(made.close())]
+    texts = [choice.get("delta", choice.get("message"))["content"] for c in found for choice in c["choices"][:1]
+             if choice.get("delta", choice.get("message"))]  # fmt: skip
+    assert "".join(entry["token"] for entry in entries(found)) == "".join(texts)
+    assert all(bytes(entry["bytes"]).decode() == entry["token"] for entry in entries(found))
+
+
+@pytest.mark.parametrize(("said", "told"), [(0.0001, 0.0), (-3.4e38, -9999.0), (-2.5, -2.5)])
+def test_a_log_probability_is_never_above_0_nor_without_bound(said: float, told: float) -> None:
+    step = {"index": 0, "content": "a", "stop": False, "completion_probabilities": [likely("a", said)]}
+    made = reader(logprobs=True)
+    made.feed(sse(step) + end("eos", 1))
+    assert entries([json.loads(made.close())])[0]["logprob"] == told

@@ -10,7 +10,8 @@ hang-up while it reads the prompt or generates, and stop. The context's limit is
 before the first byte, so that no call is spent on counting tokens.
 
 What this model cannot do is refused with `unsupported_parameter` before anything is sent; nothing is silently left
-out but what has no meaning here (user, store, service_tier, caching hints), and metadata, which is echoed with store.
+out but what has no meaning here (user, store, service_tier, prediction, caching hints), and metadata, which is echoed
+with store.
 """
 
 from __future__ import annotations
@@ -137,6 +138,7 @@ class Llama:
                 stops=chat.stop,
                 stream=chat.stream,
                 usage_asked=chat.include_usage,
+                logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
                 extra=extra,
             )
         )
@@ -191,6 +193,8 @@ class Llama:
             "top_p": 1.0 if chat.top_p is None else chat.top_p,
             "cache_prompt": True,
         }
+        if chat.logprobs:
+            body["n_probs"] = max(chat.top_logprobs or 0, 1)  # none would leave out the token itself
         if chat.n > 1:
             body["n_cmpl"] = chat.n
         if chat.seed is not None:
@@ -225,11 +229,9 @@ def _refuse_unsupported(chat: ChatRequest) -> None:
         "tools": bool(chat.tools) and chat.tool_choice != "none",
         "functions": bool(chat.functions) and chat.function_call != "none",
         "response_format": chat.response_format is not None and not isinstance(chat.response_format, TextFormat),
-        "logprobs": chat.logprobs,
         "modalities": "audio" in chat.modalities,
-        "reasoning_effort": chat.reasoning_effort not in (None, "none"),
     }
-    asked |= {name: name in chat.fields for name in ("audio", "prediction", "web_search_options", "moderation")}
+    asked |= {name: name in chat.fields for name in ("audio", "web_search_options", "moderation")}
     for name, is_asked in asked.items():
         if is_asked:
             raise InvalidRequest(
@@ -237,6 +239,13 @@ def _refuse_unsupported(chat: ChatRequest) -> None:
                 param=name,
                 code="unsupported_parameter",
             )
+    if chat.reasoning_effort not in (None, "none"):
+        raise InvalidRequest(
+            f"Unsupported value: 'reasoning_effort' does not support '{chat.reasoning_effort}' with this model. "
+            "Supported values are: 'none'.",
+            param="reasoning_effort",
+            code="unsupported_value",
+        )
 
 
 def _invalid(message: str, *, param: str | None = None, code: str | None = None) -> Failure:

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from penstock.errors import Failure, FailureKind, ProviderFault, Refusal
+from penstock.providers.llama_logprobs import Chosen, Logprobs
 from penstock.providers.stops import StopCutter
 from penstock.types import Usage
 from penstock.wire.answer import BROKEN
@@ -55,6 +56,7 @@ class Event(msgspec.Struct, gc=False):
     tokens_predicted: int = 0
     tokens_evaluated: int = 0
     prompt_progress: Progress | None = None
+    completion_probabilities: tuple[Chosen, ...] = ()
     error: EngineError | None = None
 
 
@@ -65,7 +67,10 @@ LAST_EVENT_FIELDS = ("index", "content", "stop", "stop_type", "tokens_predicted"
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What an answer says of itself. `created` in whole Unix seconds; `extra`: further members of a whole answer."""
+    """What an answer says of itself. `created` in whole Unix seconds; `extra`: further members of a whole answer.
+
+    `logprobs`: how many alternatives each token is reported with, None where log probabilities were not asked for.
+    """
 
     id: str
     created: int
@@ -75,16 +80,19 @@ class Answer(msgspec.Struct, frozen=True):
     stops: Sequence[str]
     stream: bool
     usage_asked: bool
+    logprobs: int | None
     extra: dict[str, Any]
 
 
 class _Choice:
-    __slots__ = ("before", "cutter", "finish", "index", "parts", "tokens")
+    __slots__ = ("before", "cutter", "entries", "finish", "index", "logprobs", "parts", "tokens")
 
-    def __init__(self, index: int, before: bytes, stops: Sequence[str]) -> None:
+    def __init__(self, index: int, before: bytes, answer: Answer) -> None:
         self.index = index
         self.before = before  # of a chunk, up to its text
-        self.cutter = StopCutter(stops) if stops else None
+        self.cutter = StopCutter(answer.stops) if answer.stops else None
+        self.logprobs = Logprobs(answer.logprobs) if answer.logprobs is not None else None
+        self.entries: list[dict[str, Any]] = []  # of log probabilities, for a whole answer
         self.finish: str | None = None
         self.parts: list[str] = []
         self.tokens = 0
@@ -97,6 +105,9 @@ class LlamaReader:
         *("_after", "_answer", "_begun", "_cached", "_choices", "_fault", "_head", "_open", "_prompt", "_sse"),
         *("committed", "done", "usage"),
     )
+
+    aborts = False
+    head = b""
 
     def __init__(self, answer: Answer) -> None:
         self.committed = False
@@ -118,7 +129,7 @@ class LlamaReader:
         self._head = _encode(members)[:-1]
         self._after = b"," + _encode({"usage": None})[1:] if answer.usage_asked else b"}"
         self._choices = [
-            _Choice(index, b'data: %b,"choices":[{"index":%d,"delta":{"content":' % (self._head, index), answer.stops)
+            _Choice(index, b'data: %b,"choices":[{"index":%d,"delta":{"content":' % (self._head, index), answer)
             for index in range(answer.n)
         ]
         self._open = answer.n
@@ -164,7 +175,7 @@ class LlamaReader:
                     "refusal": None,
                     "annotations": [],
                 },
-                "logprobs": None,
+                "logprobs": None if choice.logprobs is None else _logprobs(choice.entries),
                 "finish_reason": choice.finish,
             }
             for choice in self._choices
@@ -188,6 +199,8 @@ class LlamaReader:
             self._cached = found.prompt_progress.cache
         self._prompt = found.tokens_evaluated
         text = found.content
+        if choice.logprobs is not None:
+            choice.logprobs.add(found.completion_probabilities)
         cutter = choice.cutter
         if cutter is not None and text:
             text = cutter.feed(text)
@@ -206,30 +219,43 @@ class LlamaReader:
     def _write(self, choice: _Choice, text: str, out: list[bytes]) -> None:
         """The chunks of one event that has text or is a choice's last."""
         self.committed = self._answer.stream
-        if choice.finish is not None:
+        is_last = choice.finish is not None
+        if is_last:
             self._open -= 1
             self.done = not self._open
+        entries = [] if choice.logprobs is None else choice.logprobs.release(text, is_last)
         if not self._answer.stream:
             choice.parts.append(text)
+            choice.entries += entries
             return
         if not self._begun:
             self._begun = True
             out += [self._chunk(each.index, {"role": "assistant", "content": ""}) for each in self._choices]
         if text:
+            logprobs = b"null" if choice.logprobs is None else _encode(_logprobs(entries))
             out.append(
-                b'%b%b},"logprobs":null,"finish_reason":null}]%b\n\n' % (choice.before, _encode(text), self._after)
+                b'%b%b},"logprobs":%b,"finish_reason":null}]%b\n\n'
+                % (choice.before, _encode(text), logprobs, self._after)
             )
-        if choice.finish is not None:
-            out.append(self._chunk(choice.index, {}, choice.finish))
+            entries = []
+        if is_last:
+            out.append(self._chunk(choice.index, {}, choice.finish, entries))
 
-    def _chunk(self, index: int, delta: dict[str, str], finish: str | None = None) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+    def _chunk(
+        self, index: int, delta: dict[str, str], finish: str | None = None, entries: Sequence[dict[str, Any]] = ()
+    ) -> bytes:
+        logprobs = _logprobs(entries) if entries else None
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         return b'data: %b,"choices":%b%b\n\n' % (self._head, _encode([choice]), self._after)
 
     def _usage(self) -> Usage:
         if len(self._choices) == 1:
             return Usage(self._prompt, self._choices[0].tokens, self._cached)
         return Usage(self._prompt, sum(choice.tokens for choice in self._choices), self._cached)
+
+
+def _logprobs(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"content": entries, "refusal": None}
 
 
 def _fault(message: str, kind: FailureKind = FailureKind.MALFORMED) -> ProviderFault:
