@@ -64,7 +64,8 @@ class Relay:
         exchange.status = 200
         exchange.first_event = now = time.monotonic()
         self._request.flow = answer  # before the first bytes: they may be enough to pause it
-        self._request.start(200, heads.lines(exchange, now, heads.SSE_LINES, answer.target), data)
+        head = heads.lines(exchange, now, heads.SSE_LINES, answer.target)
+        self._request.start(200, head + answer.reader.head, data)
         self._heartbeats.add(self, now)
 
     def write(self, data: bytes) -> None:
@@ -94,7 +95,7 @@ class Relay:
             self._request.end(answer.tail)
         else:
             head = heads.lines(exchange, time.monotonic(), heads.JSON_LINES, answer.target)
-            self._request.respond(200, head, answer.tail)
+            self._request.respond(200, head + answer.reader.head, answer.tail)
 
     def close(self) -> None:
         """Whatever happened, nothing more comes through here."""

@@ -180,7 +180,10 @@ class Answer:
             self._commit()
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.detach()
+            if self.reader.aborts:
+                connection.abort()
+            else:
+                connection.detach()
         self._settle()
 
     def _fail(self, failure: Failure) -> None:

@@ -63,6 +63,12 @@ class Reader(Protocol):
     usage: Usage | None
     """What the upstream reported so far."""
 
+    aborts: bool
+    """When `done`: whether the upstream goes on generating what nobody wants, and is to be cut off."""
+
+    head: bytes
+    """Header lines for the response, each ending in CRLF."""
+
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes of the body, cut anywhere; return what the client may have now (often b"")."""
         ...

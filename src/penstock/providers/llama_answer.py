@@ -109,6 +109,9 @@ class LlamaReader:
     aborts = False
     head = b""
 
+    aborts = False
+    head = b""
+
     def __init__(self, answer: Answer) -> None:
         self.committed = False
         self.done = False

@@ -88,6 +88,9 @@ class StreamReader:
         "usage",
     )
 
+    aborts = False
+    head = b""
+
     def __init__(self, provider: str, usage_asked: bool, n: int) -> None:
         self.committed = False
         self.done = False
@@ -307,6 +310,9 @@ class BodyReader:
     """Reads one whole answer; see `providers.base.Reader`. The caller bounds how much it feeds."""
 
     __slots__ = ("_model", "_now", "_parts", "_provider", "committed", "done", "usage")
+
+    aborts = False
+    head = b""
 
     def __init__(self, provider: str, model: str, now: Callable[[], float]) -> None:
         self.committed = False

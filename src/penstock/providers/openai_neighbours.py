@@ -137,6 +137,9 @@ class WholeReader:
 
     __slots__ = ("_parts", "_provider", "_read", "committed", "done", "usage")
 
+    aborts = False
+    head = b""
+
     def __init__(self, provider: str, read: Callable[[str, bytes], Usage | None]) -> None:
         self.committed = False
         self.done = False
@@ -172,6 +175,9 @@ class WholeReader:
 
 class _Stream:
     """What both kinds of stream have in common; see `providers.base.Reader`."""
+
+    aborts = False
+    head = b""
 
     def __init__(self, provider: str) -> None:
         self.committed = False
