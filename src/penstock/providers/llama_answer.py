@@ -109,9 +109,6 @@ class LlamaReader:
     aborts = False
     head = b""
 
-    aborts = False
-    head = b""
-
     def __init__(self, answer: Answer) -> None:
         self.committed = False
         self.done = False
