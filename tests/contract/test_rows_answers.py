@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from openai.types.chat import ChatCompletion
 
-from support.callers import Caller, text_of
+from support.callers import Caller
 
 
 def test_an_answer_has_all_that_openais_document_requires(caller: Caller) -> None:

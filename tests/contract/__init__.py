@@ -1,0 +1,1 @@
+"""The rows of the contract, asked of a running gateway."""
