@@ -16,6 +16,7 @@ from openai.types.chat import ChatCompletionChunk
 from penstock.errors import Failure, FailureKind, ProviderFault
 from penstock.providers.openai_answer import MAX_STRAY_BYTES, BodyReader, StreamReader
 from penstock.types import Usage
+from penstock.wire.naming import Naming
 from penstock.wire.sse import event
 
 HEAD = (
@@ -45,8 +46,12 @@ USAGE = choices(more=b',"usage":' + FIGURES)
 COUNTED = Usage(87, 100, 64, 20)
 
 
+def null_usage(*chunks: bytes) -> bytes:
+    return b"".join(chunk.removesuffix(b"}\n\n") + b',"usage":null}\n\n' for chunk in chunks)
+
+
 def stream_reader(usage_asked: bool = False, n: int = 1) -> StreamReader:
-    return StreamReader("acme", usage_asked, n)
+    return StreamReader("acme", usage_asked, n, Naming("gpt-5.4", lambda: 1_760_000_000.5))
 
 
 def relay(*pieces: bytes, usage_asked: bool = False, n: int = 1) -> bytes:
@@ -115,16 +120,25 @@ def test_usage_that_was_not_asked_for_is_noted_and_dropped() -> None:
 
 def test_usage_that_was_asked_for_is_the_last_chunk_whatever_came_after_it() -> None:
     reader = stream_reader(usage_asked=True)
-    sent = reader.feed(ROLE + TEXT + USAGE + STOP + DONE) + reader.close()
-    assert sent == ROLE + TEXT + STOP + USAGE + DONE
+    sent = reader.feed(null_usage(ROLE, TEXT) + USAGE + null_usage(STOP) + DONE) + reader.close()
+    assert sent == null_usage(ROLE, TEXT, STOP) + USAGE + DONE
     assert reader.usage == COUNTED
+
+
+def test_every_other_chunk_says_that_it_has_no_usage_where_usage_was_asked_for() -> None:
+    told = choices(more=b',"prompt_filter_results":[]')
+    bare = choices(step(b'{"content":"a"}'))  # needs a role as well
+    sent = relay(told, bare, TEXT, STOP, USAGE, DONE, usage_asked=True)
+    assert [json.loads(one[6:]).get("usage", "absent") for one in sent.split(b"\n\n")[:-3]] == [None] * 4
+    assert sent.endswith(null_usage(TEXT, STOP) + USAGE + DONE)
+    assert b"usage" not in relay(ROLE, bare, TEXT, STOP, USAGE, DONE)
 
 
 def test_a_usage_chunk_without_choices_gets_them() -> None:
     lacking = event(HEAD + b',"usage":' + FIGURES + b"}")
     assert (
         relay(ROLE, STOP, lacking, usage_asked=True)
-        == ROLE + STOP + event(HEAD + b',"usage":' + FIGURES + b',"choices":[]}') + DONE
+        == null_usage(ROLE, STOP) + event(HEAD + b',"usage":' + FIGURES + b',"choices":[]}') + DONE
     )
 
 
@@ -134,13 +148,13 @@ def test_usage_beside_a_choice_is_nulled_where_it_was_not_asked_for() -> None:
     sent = reader.feed(ROLE + both + DONE) + reader.close()
     assert sent == ROLE + choices(step(b"{}", b'"stop"'), more=b',"usage":null') + DONE
     assert reader.usage == COUNTED
-    assert relay(ROLE, both, DONE, usage_asked=True) == ROLE + both + DONE
+    assert relay(ROLE, both, DONE, usage_asked=True) == null_usage(ROLE) + both + DONE
 
 
 def test_chunks_without_a_choice_reach_only_callers_that_asked_for_usage() -> None:
     notice = choices(more=b',"prompt_filter_results":[]')
     assert relay(notice, ROLE, STOP) == ROLE + STOP + DONE
-    assert relay(notice, ROLE, STOP, usage_asked=True) == notice + ROLE + STOP + DONE
+    assert relay(notice, ROLE, STOP, usage_asked=True) == null_usage(notice, ROLE, STOP) + DONE
 
 
 def test_comments_fields_and_line_ends_are_brought_to_the_plain_form() -> None:

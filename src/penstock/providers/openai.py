@@ -25,6 +25,7 @@ from penstock.providers.openai_neighbours import neighbour_reader
 from penstock.providers.secrets import Secret
 from penstock.types import Target
 from penstock.wire.chat import ChatRequest
+from penstock.wire.naming import Naming
 from penstock.wire.neighbours import DECODERS, Endpoint, NeighbourRequest
 from penstock.wire.patch import patch
 
@@ -132,7 +133,7 @@ class OpenAI:
         if isinstance(asked, NeighbourRequest):
             return neighbour_reader(self.name, asked)
         if asked.stream:
-            return StreamReader(self.name, asked.include_usage, asked.n)
+            return StreamReader(self.name, asked.include_usage, asked.n, Naming(target.model, self._now))
         return BodyReader(self.name, target.model, self._now)
 
     def failure(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> Failure:

@@ -18,11 +18,14 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
+from msgspec import UNSET
+
 from penstock.errors import Failure, FailureKind, ProviderFault, Refusal
 from penstock.providers.openai_errors import failure_in_band
 from penstock.types import Usage
 from penstock.wire.answer import (
     BROKEN,
+    Chunk,
     ChunkChoice,
     Mending,
     decode_chunk,
@@ -33,6 +36,7 @@ from penstock.wire.answer import (
 from penstock.wire.completion import Completion, decode_completion, is_sound, mend
 from penstock.wire.envelope import error_event
 from penstock.wire.finish import DOCUMENTED, finish_reason
+from penstock.wire.naming import Naming
 from penstock.wire.sse import DONE, EventTooLarge, SseReader, event
 from penstock.wire.tool_calls import CallMending, ToolCalls
 from penstock.wire.usage import usage_of
@@ -59,6 +63,11 @@ def _not_a_chunk(provider: str) -> ProviderFault:
     return _fault(provider, "sent an event that is not a chunk of a chat completion")
 
 
+def _with_usage(data: bytes) -> bytes:
+    """The chunk with the null that every chunk but the last has where usage was asked for."""
+    return data.rstrip()[:-1] + b',"usage":null}'
+
+
 class _Body(Enum):
     """What the first bytes of an answer to a streamed request turned out to be."""
 
@@ -77,6 +86,7 @@ class StreamReader:
         "_fault",
         "_finished",
         "_n",
+        "_naming",
         "_provider",
         "_seen_event",
         "_sse",
@@ -91,13 +101,14 @@ class StreamReader:
     aborts = False
     head = b""
 
-    def __init__(self, provider: str, usage_asked: bool, n: int) -> None:
+    def __init__(self, provider: str, usage_asked: bool, n: int, naming: Naming) -> None:
         self.committed = False
         self.done = False
         self.usage: Usage | None = None
         self._provider = provider
         self._usage_asked = usage_asked
         self._n = n
+        self._naming = naming
         self._sse = SseReader()
         self._body = _Body.UNKNOWN
         self._stray = b""
@@ -120,7 +131,7 @@ class StreamReader:
         except EventTooLarge as error:
             found = error.events
             fault = _fault(self._provider, "sent an event that is too large")
-        events, untouched = [], self._sse.plain
+        events, untouched, naming = [], self._sse.plain, self._naming
         try:
             for one in found:
                 if len(one) < 16 and one.strip() == _DONE:
@@ -128,6 +139,8 @@ class StreamReader:
                     untouched = False
                     break
                 result = self._read(one)
+                if result and not (result.startswith(naming.before) and result.endswith(naming.after)):
+                    result = self._name(result)
                 if result is not one:
                     untouched = False
                 if result:
@@ -154,7 +167,7 @@ class StreamReader:
         if not self._finished or not all(self._finished.values()):
             raise _no_finish(self._provider)
         self.done, self.committed = True, self._begun
-        usage = event(self._usage_event) if self._usage_event else b""
+        usage = event(self._name(self._usage_event)) if self._usage_event else b""
         return rest + usage + DONE
 
     def error_event(self, refusal: Refusal) -> bytes:
@@ -172,8 +185,15 @@ class StreamReader:
                 if fault.failure.kind is not FailureKind.MALFORMED:
                     raise
                 break
-            return event(result) if result else b""
+            return event(self._name(result)) if result else b""
         return b""
+
+    def _name(self, data: bytes) -> bytes:
+        """The chunk under the names of its stream; b"" where it can have none."""
+        try:
+            return self._naming.mend(data)
+        except BROKEN:
+            raise _not_a_chunk(self._provider) from None
 
     def _read(self, data: bytes) -> bytes:
         """Note what one event says; return it, or it mended, or b"" where the client is not to get it."""
@@ -186,11 +206,11 @@ class StreamReader:
             raise _not_a_chunk(self._provider) from None
         if chunk.error or chunk.object == "error":
             raise ProviderFault(failure_in_band(self._provider, error_of(chunk)))
-        usage = chunk.usage
+        usage = None if chunk.usage is UNSET else chunk.usage
         if usage is not None:
             self.usage = usage_of(usage) or self.usage
         if not chunk.choices:
-            return self._read_unchosen(data, usage is not None, chunk.choices is None)
+            return self._read_unchosen(data, chunk)
         mendings: list[Mending] | None = None
         openings: list[int] = []
         for place, choice in enumerate(chunk.choices):
@@ -210,9 +230,9 @@ class StreamReader:
                         mendings = [_AS_IT_IS] * len(chunk.choices)
                     mendings[place] = mending
         drop_usage = usage is not None and not self._usage_asked
-        if mendings is None and not drop_usage:
-            return data
-        return self._mend(data, mendings or (), openings, drop_usage)
+        if mendings is not None or drop_usage:
+            data = self._mend(data, mendings or (), openings, drop_usage)
+        return _with_usage(data) if chunk.usage is UNSET and self._usage_asked else data
 
     def _mend(
         self, data: bytes, mendings: Sequence[Mending] = (), openings: Sequence[int] = (), drop_usage: bool = False
@@ -222,14 +242,16 @@ class StreamReader:
         except BROKEN:  # in a member that nothing had looked into before
             raise _not_a_chunk(self._provider) from None
 
-    def _read_unchosen(self, data: bytes, has_usage: bool, lacks_choices: bool) -> bytes:
+    def _read_unchosen(self, data: bytes, chunk: Chunk) -> bytes:
         """A chunk without a choice: the usage event, an upstream's own notice, or no chunk at all."""
         if not self._usage_asked:
             return b""  # clients that did not ask for usage index into choices
-        if has_usage:
-            self._usage_event = self._mend(data) if lacks_choices else data
+        if chunk.usage is not UNSET and chunk.usage is not None:
+            self._usage_event = self._mend(data) if chunk.choices is None else data
             return b""
-        return b"" if lacks_choices else data
+        if chunk.choices is None:
+            return b""
+        return _with_usage(data) if chunk.usage is UNSET else data
 
     def _study(self, choice: ChunkChoice, openings: list[int]) -> Mending | None:
         """Note a choice's beginning and end; say what is wrong with it, or None. Adds to `openings` what it skips."""

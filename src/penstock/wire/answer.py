@@ -67,7 +67,7 @@ class Chunk(ErrorInPlace, gc=False):
     """A chat.completion.chunk, or the error object that came in its place."""
 
     choices: list[ChunkChoice] | None = None
-    usage: Any = None
+    usage: Any = msgspec.UNSET
 
 
 decode_chunk = msgspec.json.Decoder(Chunk).decode
