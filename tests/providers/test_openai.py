@@ -13,14 +13,15 @@ import pytest
 from penstock import __version__
 from penstock.errors import FailureKind
 from penstock.providers.base import Call, Origin
+from penstock.providers.capabilities import AS_SYSTEM, OPENAI, Family
 from penstock.providers.openai import Dialect, OpenAI, OpenAISettings
 from penstock.providers.openai_answer import BodyReader, StreamReader
 from penstock.types import Target
 from penstock.wire.chat import ChatRequest, decode_chat
 
 PLAIN = Dialect("https://api.acme.test/v1", "ACME_API_KEY")
-REASONING = Dialect("https://api.acme.test/v1", token_limit=(("gpt-5", "max_completion_tokens"),))
-OLD_LIMIT = Dialect("https://api.acme.test/v1", token_limit=(("", "max_tokens"),))
+REASONING = Dialect("https://api.acme.test/v1", families=OPENAI)
+OLD_LIMIT = Dialect("https://api.acme.test/v1", families=(Family("", "", "max_tokens", roles=AS_SYSTEM),))
 NO_OPTIONS = Dialect("https://api.acme.test/v1", stream_options=False)
 
 
@@ -124,7 +125,9 @@ def test_a_service_that_refuses_stream_options_is_sent_none(include_usage: str) 
         (OLD_LIMIT, "any", '"max_completion_tokens": 6', {"max_tokens": 6}),
         (OLD_LIMIT, "any", '"max_tokens": 5, "max_completion_tokens": 6', {"max_tokens": 6}),
         (OLD_LIMIT, "any", '"max_tokens": 5', {"max_tokens": 5}),
-        (PLAIN, "any", '"max_tokens": 5, "max_completion_tokens": 6', {"max_tokens": 5, "max_completion_tokens": 6}),
+        (PLAIN, "any", '"max_tokens": 5', {"max_tokens": 5}),
+        (PLAIN, "any", '"max_completion_tokens": 6', {"max_completion_tokens": 6}),
+        (PLAIN, "any", '"max_tokens": 5, "max_completion_tokens": 6', {"max_completion_tokens": 6}),
     ],
 )
 def test_the_token_limit_goes_out_under_the_name_that_the_target_understands(
@@ -134,7 +137,15 @@ def test_the_token_limit_goes_out_under_the_name_that_the_target_understands(
     assert {name: value for name, value in found.items() if name.startswith("max_")} == limits
 
 
-@pytest.mark.parametrize("members", ['"stop": []', '"stop": ""', '"tools": []'])
+@pytest.mark.parametrize(
+    "members",
+    [
+        '"stop": []',
+        '"stop": ""',
+        '"tools": []',
+        '"tools": [], "tool_choice": "auto", "parallel_tool_calls": false',  # of no use alone, and refused
+    ],
+)
 def test_an_empty_list_is_not_sent_on(members: str) -> None:
     assert set(sent(provider().prepare(chat(members), target()))) == {"model", "messages"}
 

@@ -118,7 +118,7 @@ class OpenAI:
         if "stop" in asked.fields and not asked.stop:
             drop += ("stop",)
         if "tools" in asked.fields and not asked.tools:
-            drop += ("tools",)
+            drop += ("tools", "tool_choice", "parallel_tool_calls")
         if self._dialect.token_limit and ("max_tokens" in asked.fields or "max_completion_tokens" in asked.fields):
             drop += self._patch_token_limit(asked, target.model, put)
         body = patch(asked.body, put, drop) if put or drop else asked.body
