@@ -158,6 +158,7 @@ def test_tool_calls_that_are_none_are_left_out(calls: Any) -> None:
         (varied(CALL, function={"name": "f", "arguments": {"a": "é"}}), '{"a": "\\u00e9"}'),
         (varied(CALL, function={"name": "f", "arguments": None}), "{}"),
         (varied(CALL, function={"name": "f"}), "{}"),
+        (varied(CALL, function={"name": "f", "arguments": ""}), "{}"),
     ],
 )
 def test_a_call_has_its_type_and_its_arguments_as_a_string(call: dict[str, Any], arguments: str) -> None:
@@ -170,6 +171,24 @@ def test_calls_without_an_id_get_different_ones(lost: Any) -> None:
     calls = mended(with_message(tool_calls=[varied(CALL, id=lost)] * 2))["choices"][0]["message"]["tool_calls"]
     assert len({call["id"] for call in calls}) == 2
     assert all(call["id"].startswith("call_") for call in calls)
+
+
+def test_calls_that_share_an_id_get_different_ones() -> None:
+    calls = mended(with_message(tool_calls=[CALL, CALL]))["choices"][0]["message"]["tool_calls"]
+    assert calls[0] == CALL
+    assert calls[1] == {**CALL, "id": calls[1]["id"]}
+    assert calls[1]["id"].startswith("call_")
+    assert calls[1]["id"] != "call_1"
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+def test_no_arguments_are_made_for_a_call_that_was_cut(reason: str) -> None:
+    call = {**CALL, "function": {"name": "f", "arguments": ""}}
+    answer = with_choice(finish_reason=reason, message=varied(MESSAGE, content=None, tool_calls=[call]))
+    assert is_sound(decode_completion(json.dumps(answer).encode()))
+    call = {**CALL, "function": {"name": "f"}}
+    found = mended(with_choice(finish_reason=reason, message=varied(MESSAGE, content=None, tool_calls=[call])))
+    assert found["choices"][0]["message"]["tool_calls"][0]["function"] == {"name": "f", "arguments": ""}
 
 
 @pytest.mark.parametrize("calls", [[1], {"a": 1}, "x", [{"id": "c"}], [{"id": "c", "function": "f"}]])

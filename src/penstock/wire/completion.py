@@ -1,10 +1,10 @@
 """A whole chat.completion of an upstream: what is read in it, and how it comes to hold what OpenAI's document requires.
 
 Servers leave out members that typed clients insist on, or write them in another type: no `id`, `created` as a decimal,
-no `logprobs` or `refusal`, every choice numbered 0, content in parts, arguments as an object, a sum that does not add
-up, an end in the engine's own words. `is_sound` finds with a few comparisons that there is nothing to mend, and then
-the bytes that came are the answer. Otherwise `mend` writes it anew around the members at fault; all others, those that
-nobody here knows among them, keep their bytes.
+no `logprobs` or `refusal`, every choice numbered 0, content in parts, arguments as an object or as nothing, one id for
+all calls, a sum that does not add up, an end in the engine's own words. `is_sound` finds with a few comparisons that
+there is nothing to mend, and then the bytes that came are the answer. Otherwise `mend` writes it anew around the
+members at fault; all others, those that nobody here knows among them, keep their bytes.
 
 What cannot be made whole without inventing an answer is not mended: no choices, no message, no finish_reason, content
 that is no text. The provider's reader refuses that.
@@ -20,6 +20,8 @@ import msgspec
 from penstock.wire.answer import ErrorInPlace, RawObject, misnamed_reasoning, name_reasoning
 from penstock.wire.finish import DOCUMENTED, finish_reason
 from penstock.wire.usage import usage_of
+
+_CUT = frozenset({"length", "content_filter"})  # what was being written is not whole
 
 _ABSENT = msgspec.Raw()
 _NULL = msgspec.Raw(b"null")
@@ -84,7 +86,7 @@ def is_sound(answer: Completion) -> bool:
 
 
 def _is_sound(choice: CompletionChoice, place: int) -> bool:
-    message = choice.message
+    message, cut = choice.message, choice.finish_reason in _CUT
     return (
         message is not None
         and type(choice.index) is int
@@ -94,8 +96,8 @@ def _is_sound(choice: CompletionChoice, place: int) -> bool:
         and message.role == "assistant"
         and (message.content is None or type(message.content) is str)
         and message.refusal is not _ABSENT
-        and (message.tool_calls is msgspec.UNSET or _are_calls(message.tool_calls))
-        and (message.function_call is None or _is_written(message.function_call))
+        and (message.tool_calls is msgspec.UNSET or _are_calls(message.tool_calls, cut))
+        and (message.function_call is None or _is_written(message.function_call, cut))
         and not misnamed_reasoning(message)
     )
 
@@ -135,8 +137,10 @@ def _mend_choice(raw: RawObject, choice: CompletionChoice) -> None:
     message = choice.message
     assert message is not None
     assert choice.finish_reason is not None
+    reason = finish_reason(choice.finish_reason)
+    cut = reason in _CUT
     raw.setdefault("logprobs", _NULL)
-    raw["finish_reason"] = _raw(finish_reason(choice.finish_reason))
+    raw["finish_reason"] = _raw(reason)
     members = _object(raw["message"])
     members["role"] = _raw("assistant")
     if isinstance(message.content, list):
@@ -147,28 +151,35 @@ def _mend_choice(raw: RawObject, choice: CompletionChoice) -> None:
     if not message.tool_calls:
         # Clients send messages back, and OpenAI refuses an empty list, which vLLM writes where no tool was called.
         members.pop("tool_calls", None)
-    elif not _are_calls(message.tool_calls):
-        members["tool_calls"] = _raw([_mend_call(call) for call in _objects(members["tool_calls"])])
-    if message.function_call is not None and not _is_written(message.function_call):
-        members["function_call"] = _raw(_mend_function(members["function_call"]))
+    elif not _are_calls(message.tool_calls, cut):
+        members["tool_calls"] = _raw(_mend_calls(_objects(members["tool_calls"]), cut))
+    if message.function_call is not None and not _is_written(message.function_call, cut):
+        members["function_call"] = _raw(_mend_function(members["function_call"], cut))
     raw["message"] = _raw(members)
 
 
-def _mend_call(call: RawObject) -> RawObject:
-    if not _is_text(_anything(call.get("id", _NULL))):
-        call["id"] = _raw(f"call_{secrets.token_hex(12)}")
-    if "custom" not in call:
-        call["type"] = _raw("function")
-        call["function"] = _raw(_mend_function(call.get("function", _NULL)))
-    return call
+def _mend_calls(calls: list[RawObject], cut: bool) -> list[RawObject]:
+    seen = set()
+    for call in calls:
+        identity = _anything(call.get("id", _NULL))
+        if not _is_text(identity) or identity in seen:
+            call["id"] = _raw(f"call_{secrets.token_hex(12)}")
+        else:
+            seen.add(identity)
+        if "custom" not in call:
+            call["type"] = _raw("function")
+            call["function"] = _raw(_mend_function(call.get("function", _NULL), cut))
+    return calls
 
 
-def _mend_function(function: msgspec.Raw) -> RawObject:
-    """A called function with its arguments as a string of JSON; none are an empty object."""
+def _mend_function(function: msgspec.Raw, cut: bool) -> RawObject:
+    """A called function with its arguments as a string of JSON; none are an empty object, unless they were cut off."""
     members = _object(function)
     arguments = bytes(members.get("arguments", _NULL))
-    if not arguments.startswith(b'"'):
-        members["arguments"] = _raw("{}" if arguments == b"null" else arguments.decode())
+    if arguments in (b"null", b'""'):
+        members["arguments"] = _raw("" if cut else "{}")
+    elif not arguments.startswith(b'"'):
+        members["arguments"] = _raw(arguments.decode())
     return members
 
 
@@ -199,19 +210,24 @@ def _seconds(created: Any, now: float) -> int:
     return int(created if type(created) is float and 0 < created < 2**53 else now)
 
 
-def _are_calls(calls: Any) -> bool:
-    return type(calls) is list and bool(calls) and all(map(_is_call, calls))
+def _are_calls(calls: Any, cut: bool) -> bool:
+    """Whether these are calls with an id each; one whose answer was `cut` may have no arguments yet."""
+    if type(calls) is not list or not calls or not all(_is_call(call, cut) for call in calls):
+        return False
+    return len(calls) == 1 or len({call["id"] for call in calls}) == len(calls)
 
 
-def _is_call(call: Any) -> bool:
+def _is_call(call: Any, cut: bool) -> bool:
     if type(call) is not dict or not _is_text(call.get("id")):
         return False
-    return "custom" in call or (call.get("type") == "function" and _is_written(call.get("function")))
+    return "custom" in call or (call.get("type") == "function" and _is_written(call.get("function"), cut))
 
 
-def _is_written(function: Any) -> bool:
-    """Whether a called function's arguments are a string."""
-    return type(function) is dict and type(function.get("arguments")) is str
+def _is_written(function: Any, cut: bool) -> bool:
+    """Whether a called function's arguments are a string, and not an empty one, which is no JSON."""
+    if type(function) is not dict or type(function.get("arguments")) is not str:
+        return False
+    return cut or bool(function["arguments"])
 
 
 def _is_text(value: Any) -> bool:
