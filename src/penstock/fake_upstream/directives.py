@@ -11,10 +11,12 @@ from typing import Any
 
 import msgspec
 
-from penstock.fake_upstream.script import FOREVER, Answer, Cut
+from penstock.fake_upstream.faults import FAULTS
+from penstock.fake_upstream.script import FOREVER, Answer, Cut, ToolCall
 
 PREFIX = "fake-"
 MAX_CHUNKS = 100_000
+MAX_CALLS = 128
 
 
 class DirectiveError(Exception):
@@ -50,6 +52,21 @@ def _chunks(value: str) -> dict[str, Any]:
     return {"chunks": tuple(f"word{number} " for number in range(1, count + 1))}
 
 
+def _calls(value: str) -> dict[str, Any]:
+    count = _count(value)
+    if not 1 <= count <= MAX_CALLS:
+        raise DirectiveError(f"calls must be 1 to {MAX_CALLS}")
+    return {"tool_calls": (ToolCall(),) * count}
+
+
+def _faults(value: str) -> dict[str, Any]:
+    names = tuple(value.split("+"))
+    for name in names:
+        if name not in FAULTS:
+            raise DirectiveError(f"there is no fault {name!r}")
+    return {"faults": names}
+
+
 WORDS: dict[str, tuple[Callable[[str], dict[str, Any]], str]] = {
     "status": (_status, "answer with this status and OpenAI's error for it"),
     "after": (lambda value: {"retry_after": _count(value)}, "retry-after, in seconds"),
@@ -57,6 +74,8 @@ WORDS: dict[str, tuple[Callable[[str], dict[str, Any]], str]] = {
     "first": (lambda value: {"wait_first": _seconds(value)}, "wait between the head and the first event"),
     "every": (lambda value: {"between": _seconds(value)}, "wait between chunks"),
     "chunks": (_chunks, "answer in so many chunks"),
+    "calls": (_calls, "call so many of the request's tools, in turn"),
+    "fault": (_faults, "do these things wrong, by name, joined by +"),
     "cut": (lambda value: {"cut": Cut(after_events=_count(value))}, "close the connection after so many events"),
     "reset": (lambda value: {"cut": Cut(after_events=_count(value), how="reset")}, "reset it after so many events"),
     "stall": (lambda value: {"cut": Cut(after_events=_count(value), how="stall")}, "fall silent after so many events"),

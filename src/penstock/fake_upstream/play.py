@@ -15,9 +15,9 @@ from itertools import islice
 import msgspec
 
 from penstock.fake_upstream.connection import Connection, Request
-from penstock.fake_upstream.script import FOREVER, Answer, Cut, Sizes, Wait
+from penstock.fake_upstream.pieces import Piece, Wait
+from penstock.fake_upstream.script import FOREVER, Answer, Cut, Sizes
 from penstock.fake_upstream.seen import COMPLETE, CUT
-from penstock.fake_upstream.shapes import Piece
 
 
 class Content(msgspec.Struct, frozen=True):

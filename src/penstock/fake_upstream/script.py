@@ -15,10 +15,12 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from penstock.fake_upstream.faults import FAULTS
+from penstock.fake_upstream.pieces import Wait
+
 FOREVER = "forever"
 ANY = "*"
 
-Wait = float | str
 Sizes = tuple[int, ...]
 
 
@@ -88,6 +90,14 @@ class Cut(Strict, frozen=True):
             raise ValueError("a cut has exactly one of after_bytes and after_events, 0 or more")
 
 
+class ToolCall(Strict, frozen=True):
+    """One call that an answer makes. `name`: default, the request's tools in turn; `id`: made."""
+
+    name: str | None = None
+    arguments: str = "{}"
+    id: str | None = None
+
+
 class Answer(Strict, frozen=True):
     """One answer; every field has a default, so that ``Answer()`` is a plain, correct one.
 
@@ -95,9 +105,11 @@ class Answer(Strict, frozen=True):
         one); `retry_after` (seconds); `error` (default for a status of 400 and more: OpenAI's for that status);
         `body` or `body_bytes` (base64 in a file) instead of an OpenAI object; `raw` or `raw_bytes`: every byte of
         the answer, head included.
-    Of a completion: `content`; `chunks` (default: a chunk per word); `finish_reason` ("" for none); `usage`
+    Of a completion: `content`; `chunks` (default: a chunk per word); `tool_calls` (then without content, if none is
+        given, and "stop" becomes "tool_calls"); `finish_reason` ("" for none); `usage`
         (default: counted by words) and whether it is reported when asked, always or never; `id`; `model`; `role`
-        (whether the first delta has it); `done` (``[DONE]``); `final_blank_line` (after the last event).
+        (whether the first delta has it); `done` (``[DONE]``); `final_blank_line` (after the last event);
+        `faults`: what else is wrong with it, by the names of `fake_upstream.faults`.
     When:  `wait` before the head, `wait_first` between head and body, `between` chunks.
     How it is cut up:  `http` version; `framing` by content-length, chunked or close; `chunk_sizes` of HTTP chunks;
         `write`: a write per event, one for the whole answer, or of given sizes (the last repeats, and a wait
@@ -115,6 +127,7 @@ class Answer(Strict, frozen=True):
     raw_bytes: bytes | None = None
     content: str | None = None
     chunks: tuple[str | Chunk, ...] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: str = "stop"
     usage: Tokens | None = None
     report_usage: Literal["asked", "always", "never"] = "asked"
@@ -123,6 +136,7 @@ class Answer(Strict, frozen=True):
     role: bool = True
     done: bool = True
     final_blank_line: bool = True
+    faults: tuple[str, ...] = ()
     wait: Wait = 0.0
     wait_first: Wait = 0.0
     between: Wait = 0.0
@@ -145,6 +159,9 @@ class Answer(Strict, frozen=True):
         given = [name for name, value in sources.items() if value is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other")
+        for name in self.faults:
+            if name not in FAULTS:
+                raise ValueError(f"there is no fault {name!r}")
         for name, value in self.headers.items():
             if not name or not f"{name}{value}".isprintable():
                 raise ValueError(f"header {name!r}: neither name nor value may hold control characters; use raw")

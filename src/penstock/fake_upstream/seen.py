@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from penstock.fake_upstream.connection import Request
-from penstock.fake_upstream.script import FOREVER, Wait
+from penstock.fake_upstream.pieces import Wait
+from penstock.fake_upstream.script import FOREVER
 from penstock.fake_upstream.shapes import asked
 
 Found = TypeVar("Found")

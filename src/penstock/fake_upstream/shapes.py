@@ -14,12 +14,15 @@ from typing import Any
 
 import msgspec
 
-from penstock.fake_upstream.script import Answer, Chunk, Fault, Tokens, Wait
+from penstock.fake_upstream.faults import break_stream, break_whole
+from penstock.fake_upstream.pieces import Piece, event
+from penstock.fake_upstream.script import Answer, Chunk, Fault, Tokens, ToolCall
 
 SENTENCE = "This is the fake upstream of Penstock: every question gets this sentence as its answer."
 JSON_TYPE = "application/json"
 SSE_TYPE = "text/event-stream; charset=utf-8"
 MAX_CHOICES = 128
+CALL_LETTERS = 8  # of a tool call's arguments, in one delta
 
 _encode = msgspec.json.Encoder().encode
 _word = re.compile(r"\s*\S+\s*")
@@ -35,15 +38,11 @@ FAULTS = {
 }
 
 
-class Piece(msgspec.Struct, frozen=True, gc=False):
-    """Bytes of a body, sent after `wait`."""
-
-    data: bytes
-    wait: Wait = 0.0
-
-
 class Asked(msgspec.Struct, frozen=True):
-    """What a chat request asks for, as far as an answer depends on it. `limit`: of output tokens, None for none."""
+    """What a chat request asks for, as far as an answer depends on it.
+
+    `limit`: of output tokens, None for none. `tools`: the names of its functions.
+    """
 
     model: str = ""
     stream: bool = False
@@ -51,6 +50,7 @@ class Asked(msgspec.Struct, frozen=True):
     n: int = 1
     limit: int | None = None
     prompt_words: int = 0
+    tools: tuple[str, ...] = ()
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -79,7 +79,16 @@ def asked(body: bytes) -> Asked | None:
         n=n if isinstance(n, int) and 1 <= n <= MAX_CHOICES else 1,
         limit=limit if isinstance(limit, int) and limit >= 1 else None,
         prompt_words=count_words(data.get("messages")),
+        tools=tuple(_tool_names(data.get("tools"))),
     )
+
+
+def _tool_names(tools: Any) -> Iterator[str]:
+    for tool in tools if isinstance(tools, list) else ():
+        function = tool.get("function") if isinstance(tool, dict) else None
+        name = function.get("name") if isinstance(function, dict) else None
+        if isinstance(name, str):
+            yield name
 
 
 def count_words(messages: Any) -> int:
@@ -134,6 +143,7 @@ class Saying(msgspec.Struct, frozen=True):
     """What an answer says, once lengths and counts are known."""
 
     chunks: tuple[str | Chunk, ...]
+    calls: tuple[dict[str, Any], ...]
     finish_reason: str | None
     usage: dict[str, Any] | None
 
@@ -146,19 +156,33 @@ class Saying(msgspec.Struct, frozen=True):
 def saying(answer: Answer, request: Asked) -> Saying:
     """Decide chunks, finish reason and usage; only an answer without a text of its own obeys the token limit."""
     finish = answer.finish_reason
+    calls = tuple(_calls(answer.tool_calls, request.tools))
+    if calls and finish == "stop":
+        finish = "tool_calls"
     if answer.chunks is not None:
         chunks = answer.chunks
+    elif calls and answer.content is None:
+        chunks = ()
     else:
         chunks = tuple(_word.findall(SENTENCE if answer.content is None else answer.content))
         if answer.content is None and request.limit is not None and request.limit < len(chunks):
             chunks, finish = chunks[: request.limit], "length"
-    partial = Saying(chunks, finish or None, None)
+    partial = Saying(chunks, calls, finish or None, None)
     if answer.report_usage == "never":
         return partial
     reasoning = len(partial.text("reasoning").split())
-    words = len(partial.text("text").split()) * request.n
+    called = sum(len(call["function"]["arguments"].split()) for call in calls)
+    words = (len(partial.text("text").split()) + called) * request.n
     counted = Tokens(prompt=request.prompt_words, completion=words + reasoning, reasoning=reasoning)
-    return Saying(chunks, finish or None, _usage(answer.usage or counted))
+    return Saying(chunks, calls, finish or None, _usage(answer.usage or counted))
+
+
+def _calls(calls: Iterable[ToolCall], tools: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """The calls as a message has them."""
+    for number, call in enumerate(calls):
+        name = call.name or (tools[number % len(tools)] if tools else "lookup")
+        function = {"name": name, "arguments": call.arguments}
+        yield {"id": call.id or f"call_fake_{number}", "type": "function", "function": function}
 
 
 def _usage(tokens: Tokens) -> dict[str, Any]:
@@ -179,13 +203,17 @@ def _usage(tokens: Tokens) -> dict[str, Any]:
 def completion(answer: Answer, request: Asked, reply: Reply) -> bytes:
     """The whole answer of a request that does not stream."""
     said = saying(answer, request)
-    content = said.text("text") if answer.content is None else answer.content
+    content: str | None = said.text("text") if answer.content is None else answer.content
+    if said.calls and not content:
+        content = None
     message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
     if not answer.role:
         del message["role"]
     if reasoning := said.text("reasoning"):
         message["reasoning_content"] = reasoning
-    data = {
+    if said.calls:
+        message["tool_calls"] = said.calls
+    data: dict[str, Any] = {
         "id": reply.id,
         "object": "chat.completion",
         "created": reply.created,
@@ -200,13 +228,15 @@ def completion(answer: Answer, request: Asked, reply: Reply) -> bytes:
     }
     if said.usage is None:
         del data["usage"]
+    if answer.faults:  # which change what each choice holds, so that each needs its own
+        data = break_whole(msgspec.json.decode(_encode(data)), answer.faults)
     return _encode(data)
 
 
 def events(answer: Answer, request: Asked, reply: Reply) -> Iterator[Piece]:
     """The stream of a request, event by event."""
     held: Piece | None = None
-    for piece in _all_events(answer, request, reply):
+    for piece in break_stream(_all_events(answer, request, reply), answer.faults):
         if held is not None:
             yield held
         held = piece
@@ -234,7 +264,7 @@ def _all_events(answer: Answer, request: Asked, reply: Reply) -> Iterator[Piece]
         return event(_encode({**base, "choices": [choice], **trailer}))
 
     for index in range(request.n if answer.role else 0):
-        yield Piece(chunk(index, {"role": "assistant", "content": "", "refusal": None}))
+        yield Piece(chunk(index, {"role": "assistant", "content": None if said.calls else "", "refusal": None}))
     for number, item in enumerate(said.chunks):
         part = Chunk(text=item) if isinstance(item, str) else item
         wait = part.wait or (answer.between if number else 0.0)
@@ -246,6 +276,9 @@ def _all_events(answer: Answer, request: Asked, reply: Reply) -> Iterator[Piece]
             delta = {"content": part.text} if part.reasoning is None else {"reasoning_content": part.reasoning}
             for index in range(request.n):
                 yield Piece(chunk(index, delta), wait if index == 0 else 0.0)
+    for delta in _call_deltas(said.calls):
+        for index in range(request.n):
+            yield Piece(chunk(index, delta))
     for index in range(request.n if said.finish_reason else 0):
         yield Piece(chunk(index, {}, said.finish_reason))
     if with_usage:
@@ -254,6 +287,12 @@ def _all_events(answer: Answer, request: Asked, reply: Reply) -> Iterator[Piece]
         yield Piece(event(b"[DONE]"))
 
 
-def event(data: bytes) -> bytes:
-    """One server-sent event."""
-    return b"data: " + data + b"\n\n"
+def _call_deltas(calls: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Each call as OpenAI streams it: all but its arguments, then these a few letters at a time."""
+    for index, call in enumerate(calls):
+        arguments = call["function"]["arguments"]
+        begun = {"index": index, **call, "function": {**call["function"], "arguments": ""}}
+        yield {"tool_calls": [begun]}
+        for start in range(0, len(arguments), CALL_LETTERS):
+            piece = arguments[start : start + CALL_LETTERS]
+            yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
