@@ -29,7 +29,9 @@ class Target(msgspec.Struct, frozen=True, gc=False):
 
     `route` is the configured name or pattern that matched (a bounded set, so fit for metric labels);
     `provider` the configured provider's name; `model` the name sent upstream; `wildcard` whether the
-    caller's own model name is passed on; `label` is ``provider/model``, fit for a response header.
+    caller's own model name is passed on; `label` is ``provider/model``, fit for a response header. `like` is the model
+    whose capabilities it has, where its name does not tell; `drop_unsupported` whether parameters that it would refuse
+    are left out.
     """
 
     route: str
@@ -37,6 +39,8 @@ class Target(msgspec.Struct, frozen=True, gc=False):
     model: str
     wildcard: bool = False
     label: bytes = b""
+    like: str | None = None
+    drop_unsupported: bool = False
 
 
 class Dropped(msgspec.Struct, frozen=True):

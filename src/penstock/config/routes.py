@@ -34,12 +34,17 @@ def check(name: str, raw: Any, providers: Collection[str], faults: Faults) -> Mo
 
 
 def _target(target: dict[str, Any], path: Path, providers: Collection[str], faults: Faults) -> None:
-    provider, model = target.get("provider"), target.get("model")
+    provider = target.get("provider")
     if isinstance(provider, str) and provider not in providers:
         fix = nearest(provider, providers, "add a [providers] table for it, or choose one of these")
         faults.add((*path, "provider"), f'the provider "{provider}" is not configured', fix)
-    if isinstance(model, str) and not is_name(model):
-        faults.add((*path, "model"), "not a name for a model", "write the exact name, or leave it out to pass it on")
+    fixes = {
+        "model": "write the exact name, or leave it out to pass it on",
+        "like": 'write the name of a model that docs/providers.md knows, such as "gpt-5.4"',
+    }
+    for key, fix in fixes.items():
+        if isinstance(target.get(key), str) and not is_name(target[key]):
+            faults.add((*path, key), "not a name for a model", fix)
 
 
 def _unquoted(name: str, raw: Any) -> str | None:

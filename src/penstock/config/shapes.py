@@ -73,17 +73,26 @@ class Upstream(msgspec.Struct, frozen=True):
 
 
 class TargetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`model` is the name sent upstream; absent, it is the name as asked."""
+    """`model` is the name sent upstream; absent, it is the name as asked.
+
+    `like` is the name of a known model that takes the same parameters, for names that do not tell.
+    """
 
     provider: str
     model: str | None = None
+    like: str | None = None
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Targets in order of preference: the first that is usable answers."""
+    """Targets in order of preference: the first that is usable answers.
+
+    `drop_unsupported`: leave out sampling parameters and efforts that a target is known to refuse, instead of letting
+    it refuse the request.
+    """
 
     targets: tuple[TargetConfig, ...]
     policy: Literal["ordered"] = "ordered"
+    drop_unsupported: bool = False
 
 
 class Config(msgspec.Struct, frozen=True):

@@ -76,10 +76,10 @@ def not_found(model: str) -> ModelNotFound:
 
 
 def _targets(route: str, model: Model, asked: str) -> tuple[Target, ...]:
-    return tuple(_target(route, target, asked) for target in model.targets)
+    return tuple(_target(route, target, asked, model.drop_unsupported) for target in model.targets)
 
 
-def _target(route: str, target: TargetConfig, asked: str) -> Target:
+def _target(route: str, target: TargetConfig, asked: str, drop_unsupported: bool) -> Target:
     model = target.model or asked
     label = f"{target.provider}/{model}"
     return Target(
@@ -88,6 +88,8 @@ def _target(route: str, target: TargetConfig, asked: str) -> Target:
         model,
         wildcard=target.model is None and route[-1:] == "*",
         label=label.encode() if label.isascii() and label.isprintable() else target.provider.encode(),
+        like=target.like,
+        drop_unsupported=drop_unsupported,
     )
 
 

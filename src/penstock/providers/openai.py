@@ -1,10 +1,12 @@
 """The provider for OpenAI and for every server that speaks its Chat Completions form.
 
 The request goes out as it came in, but for what must differ at this target: the model's name, the request for usage,
-the name of the token limit. Those members are patched into the original bytes; unknown ones survive byte for byte. The
-request head is made in advance, one per key and form of answer; the caller's own key and headers never travel.
+and what its family of models takes in another form (`openai_request`). Those members are patched into the original
+bytes; unknown ones survive byte for byte. The request head is made in advance, one per key and form of answer; the
+caller's own key and headers never travel.
 
-`Dialect` says in what one service differs from another; a service is a row of `providers.registry`.
+`Dialect` says in what one service differs from another; a service is a row of `providers.registry`. What its models
+take are rows of `providers.capabilities`; which of them a target belongs to is looked up once and remembered.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
@@ -19,9 +22,12 @@ import msgspec
 from penstock import __version__
 from penstock.errors import Failure
 from penstock.providers.base import AnyRequest, Call, Origin, Reader
+from penstock.providers.capabilities import PLAIN, Family, find
 from penstock.providers.openai_answer import BodyReader, StreamReader
 from penstock.providers.openai_errors import failure_of
 from penstock.providers.openai_neighbours import neighbour_reader
+from penstock.providers.openai_request import Rules
+from penstock.providers.openai_rewrite import BodyRewriter, Edits, StreamRewriter
 from penstock.providers.secrets import Secret
 from penstock.types import Target
 from penstock.wire.chat import ChatRequest
@@ -39,20 +45,32 @@ _PORTS = {"http": 80, "https": 443}
 
 _ASK_USAGE = b'{"include_usage":true}'
 
+# Names of models come from callers where a route passes them on: few of them are remembered, and no long ones.
+_MOST_NAMES = 4096
+_LONGEST_NAME = 128
+
+Reasoning = Literal["reasoning_content", "reasoning", "parts", "tags"]
+
 
 class Dialect(msgspec.Struct, frozen=True):
     """In what a service differs from OpenAI's published form.
 
     `base_url`: the service's own; None where the user has to give it. `key_env`: the environment variable that
-    usually holds its key, used for the service's own base_url alone. `token_limit`: the only name of the token limit
-    that models understand, by prefix of the model's name, the first match deciding; elsewhere both names are.
-    `stream_options`: whether it takes that parameter; where not, it reports usage unasked.
+    usually holds its key, used for the service's own base_url alone. `key_header`: where the key goes, as a bearer
+    token if it is authorization. `families`: what its models take. `stream_options`: whether it takes that parameter;
+    where not, it reports usage unasked. `reasoning`: where reasoning text comes; "tags" among it means that it may
+    come between think tags in the content. `usage`: where a stream reports it, in words. `source`: the page that says
+    so.
     """
 
     base_url: str | None
     key_env: str | None = None
-    token_limit: tuple[tuple[str, str], ...] = ()
+    key_header: str = "authorization"
+    families: tuple[Family, ...] = PLAIN
     stream_options: bool = True
+    reasoning: tuple[Reasoning, ...] = ()
+    usage: str = ""
+    source: str = ""
 
 
 class OpenAISettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,10 +116,15 @@ class OpenAI:
         if settings.base_url is None and not references and dialect.key_env is not None:
             references = (f"env:{dialect.key_env}",)
         self._keys = [Secret(reference, f"{where}.api_key", environ) for reference in references]
-        self._headers = _extra_headers(settings.headers, bool(references), f"{where}.headers", environ)
+        taken = dialect.key_header if references else ""
+        self._headers = _extra_headers(settings.headers, taken, f"{where}.headers", environ)
         self._heads: list[tuple[bytes, bytes]] = []
         self._neighbour_heads: dict[Endpoint, list[tuple[bytes, bytes]]] = {}
         self._turn = 0
+        self._tags = "tags" in dialect.reasoning
+        # By whether unsupported parameters are left out; for each family, and for each name as it is asked for.
+        self._families = [{row: Rules(row, drops) for row in dialect.families} for drops in (False, True)]
+        self._rules: list[dict[str, Rules]] = [{}, {}]
         self._make_heads()
 
     def prepare(self, asked: AnyRequest, target: Target) -> Call:
@@ -119,8 +142,11 @@ class OpenAI:
             drop += ("stop",)
         if "tools" in asked.fields and not asked.tools:
             drop += ("tools", "tool_choice", "parallel_tool_calls")
-        if self._dialect.token_limit and ("max_tokens" in asked.fields or "max_completion_tokens" in asked.fields):
-            drop += self._patch_token_limit(asked, target.model, put)
+        rules = self._rules[target.drop_unsupported].get(target.like or target.model) or self._find_rules(target)
+        if not rules.watched.isdisjoint(asked.fields):
+            drop += rules.adapt(asked, put)
+        if rules.roles:
+            rules.rename(asked, put)
         body = patch(asked.body, put, drop) if put or drop else asked.body
         heads = self._heads
         if len(heads) == 1:
@@ -132,9 +158,38 @@ class OpenAI:
         """A new reader for the answer to that call."""
         if isinstance(asked, NeighbourRequest):
             return neighbour_reader(self.name, asked)
+        inner: Reader
         if asked.stream:
-            return StreamReader(self.name, asked.include_usage, asked.n, Naming(target.model, self._now))
-        return BodyReader(self.name, target.model, self._now)
+            inner = StreamReader(self.name, asked.include_usage, asked.n, Naming(target.model, self._now))
+        else:
+            inner = BodyReader(self.name, target.model, self._now)
+        if asked.stop or self._tags or target.drop_unsupported:
+            return self._rewriter(inner, asked, target)
+        return inner
+
+    def _rewriter(self, inner: Reader, chat: ChatRequest, target: Target) -> Reader:
+        """What is put behind a reader whose answers may need to be edited, or whose request was."""
+        rules = self._find_rules(target)
+        stops = chat.stop if rules.cuts else ()
+        left_out = rules.unsupported(chat)
+        if not (stops or self._tags or left_out):
+            return inner
+        head = f"x-penstock-dropped: {', '.join(left_out)}\r\n".encode() if left_out else b""
+        edits = Edits(stops, self._tags, chat.n, chat.include_usage, len(chat.body), head)
+        return StreamRewriter(inner, edits) if chat.stream else BodyRewriter(inner, edits)
+
+    def _find_rules(self, target: Target) -> Rules:
+        """What requests to this target must be like."""
+        name, drops = target.like or target.model, target.drop_unsupported
+        known = self._rules[drops]
+        rules = known.get(name)
+        if rules is None:
+            rules = self._families[drops][find(self._dialect.families, name)]
+            if len(known) >= _MOST_NAMES:
+                known.clear()
+            if len(name) <= _LONGEST_NAME:
+                known[name] = rules
+        return rules
 
     def failure(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> Failure:
         """Classify an answer outside 2xx."""
@@ -150,7 +205,10 @@ class OpenAI:
         extra = "".join(f"{name}: {secret.value}\r\n" for name, secret in self._headers.items())
         if "user-agent" not in self._headers:
             extra += f"user-agent: penstock/{__version__}\r\n"
-        credentials = [f"authorization: Bearer {key.value}\r\n" for key in self._keys] or [""]
+        form = f"{self._dialect.key_header}: %s\r\n" % (
+            "Bearer %s" if self._dialect.key_header == "authorization" else "%s"
+        )
+        credentials = [form % key.value for key in self._keys] or [""]
         rests = [f"{credential}{extra}content-type: application/json\r\n" for credential in credentials]
         self._heads = self._heads_of("chat/completions", rests)
         self._neighbour_heads = {endpoint: self._heads_of(endpoint, rests) for endpoint in DECODERS}
@@ -191,17 +249,6 @@ class OpenAI:
             put["stream_options"] = _ASK_USAGE
         return ()
 
-    def _patch_token_limit(self, chat: ChatRequest, model: str, put: dict[str, bytes]) -> tuple[str, ...]:
-        """Give the token limit under the name that the model understands; return the name to drop."""
-        for prefix, understood in self._dialect.token_limit:
-            if model.startswith(prefix):
-                other = "max_tokens" if understood == "max_completion_tokens" else "max_completion_tokens"
-                if other not in chat.fields:
-                    return ()
-                put[understood] = msgspec.json.encode(chat.max_tokens)
-                return (other,)
-        return ()
-
 
 def _locate(base_url: str, where: str) -> tuple[Origin, str]:
     """The origin and the path, without a slash at its end, of a base URL."""
@@ -228,9 +275,7 @@ def _authority(origin: Origin) -> str:
     return host if origin.port == _PORTS[origin.scheme] else f"{host}:{origin.port}"
 
 
-def _extra_headers(
-    headers: Mapping[str, str], has_key: bool, where: str, environ: Mapping[str, str]
-) -> dict[str, Secret]:
+def _extra_headers(headers: Mapping[str, str], taken: str, where: str, environ: Mapping[str, str]) -> dict[str, Secret]:
     found: dict[str, Secret] = {}
     for given, reference in headers.items():
         name = given.lower()
@@ -238,8 +283,8 @@ def _extra_headers(
             raise ValueError(f"{where}: {given!r} is not a header field's name")
         if name in _RESERVED:
             raise ValueError(f"{where}: {name} cannot be set")
-        if name == "authorization" and has_key:
-            raise ValueError(f"{where}: authorization cannot be set beside api_key")
+        if name == taken:
+            raise ValueError(f"{where}: {name} cannot be set beside api_key")
         if name in found:
             raise ValueError(f"{where}: {name} is given twice")
         found[name] = Secret(reference, f"{where}.{name}", environ)

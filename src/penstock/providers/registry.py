@@ -1,7 +1,7 @@
 """The types of provider, one row each: what it is called, what it is configured by, what builds it.
 
-A new OpenAI-compatible service is one row of `_COMPATIBLE`; a provider with its own dialect is one file beside this
-one and one row of `ROWS`.
+A new OpenAI-compatible service is one row of `COMPATIBLE`, a family of models that takes other parameters one of
+`capabilities`; a provider with its own dialect is one file beside this one and one row of `ROWS`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from penstock.config import Upstream
+from penstock.providers import capabilities
 from penstock.providers.base import Provider
 from penstock.providers.llama import Llama, LlamaSettings
 from penstock.providers.openai import Dialect, OpenAI, OpenAISettings
@@ -28,22 +29,90 @@ class Row(msgspec.Struct, frozen=True):
     build: Build
 
 
-# OpenAI's reasoning models refuse max_tokens: https://platform.openai.com/docs/guides/reasoning
-_REASONING = tuple((prefix, "max_completion_tokens") for prefix in ("gpt-5", "o1", "o3", "o4"))
-
-# Services that refuse or ignore max_completion_tokens.
-_MAX_TOKENS = (("", "max_tokens"),)
-
-_COMPATIBLE: Mapping[str, Dialect] = {
-    "openai": Dialect("https://api.openai.com/v1", "OPENAI_API_KEY", token_limit=_REASONING),
-    "openrouter": Dialect("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
-    "groq": Dialect("https://api.groq.com/openai/v1", "GROQ_API_KEY"),
-    "mistral": Dialect("https://api.mistral.ai/v1", "MISTRAL_API_KEY", token_limit=_MAX_TOKENS, stream_options=False),
-    "deepseek": Dialect("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY", token_limit=_MAX_TOKENS),
-    "together": Dialect("https://api.together.xyz/v1", "TOGETHER_API_KEY", token_limit=_MAX_TOKENS),
-    "vllm": Dialect(None),  # its default port is ours
-    "ollama": Dialect("http://127.0.0.1:11434/v1", token_limit=_MAX_TOKENS),
-    "llama-server": Dialect("http://127.0.0.1:8080/v1"),
+COMPATIBLE: Mapping[str, Dialect] = {
+    "openai": Dialect(
+        "https://api.openai.com/v1",
+        "OPENAI_API_KEY",
+        families=capabilities.OPENAI,
+        usage="the last chunk, without choices, when asked",
+        source="https://platform.openai.com/docs/api-reference/chat",
+    ),
+    "azure": Dialect(
+        None,  # https://RESOURCE.openai.azure.com/openai/v1/
+        key_header="api-key",
+        families=capabilities.OPENAI,
+        usage="the last chunk, without choices, when asked",
+        source="https://learn.microsoft.com/en-us/azure/ai-foundry/openai/api-version-lifecycle",
+    ),
+    "openrouter": Dialect(
+        "https://openrouter.ai/api/v1",
+        "OPENROUTER_API_KEY",
+        families=capabilities.OPENROUTER,
+        reasoning=("reasoning",),
+        usage="the last chunk, unasked",
+        source="https://openrouter.ai/docs/use-cases/reasoning-tokens",
+    ),
+    "groq": Dialect(
+        "https://api.groq.com/openai/v1",
+        "GROQ_API_KEY",
+        families=capabilities.GROQ,
+        reasoning=("reasoning", "tags"),
+        usage="the chunk with the finish, also in x_groq",
+        source="https://console.groq.com/docs/reasoning",
+    ),
+    "mistral": Dialect(
+        "https://api.mistral.ai/v1",
+        "MISTRAL_API_KEY",
+        families=capabilities.MISTRAL,
+        stream_options=False,
+        reasoning=("parts",),
+        usage="the chunk with the finish, unasked",
+        source="https://docs.mistral.ai/capabilities/reasoning",
+    ),
+    "deepseek": Dialect(
+        "https://api.deepseek.com/v1",
+        "DEEPSEEK_API_KEY",
+        families=capabilities.DEEPSEEK,
+        reasoning=("reasoning_content",),
+        usage="the last chunk, when asked; prompt_cache_hit_tokens",
+        source="https://api-docs.deepseek.com/guides/kv_cache",
+    ),
+    "together": Dialect(
+        "https://api.together.xyz/v1",
+        "TOGETHER_API_KEY",
+        families=capabilities.TOGETHER,
+        reasoning=("reasoning", "tags"),
+        usage="the chunk with the finish",
+        source="https://docs.together.ai/docs/deepseek-r1",
+    ),
+    "vllm": Dialect(
+        None,  # its default port is ours
+        families=capabilities.VLLM,
+        reasoning=("reasoning", "reasoning_content", "tags"),
+        usage="the last chunk, without choices, when asked; on every chunk if it is so configured",
+        source="https://docs.vllm.ai/en/stable/features/reasoning_outputs/",
+    ),
+    "sglang": Dialect(
+        "http://127.0.0.1:30000/v1",
+        families=capabilities.SGLANG,
+        reasoning=("reasoning_content", "tags"),
+        usage="the last chunk, without choices, when asked",
+        source="https://docs.sglang.io/docs/advanced_features/separate_reasoning",
+    ),
+    "ollama": Dialect(
+        "http://127.0.0.1:11434/v1",
+        families=capabilities.OLLAMA,
+        reasoning=("reasoning", "tags"),
+        usage="the last chunk, without choices, when asked",
+        source="https://docs.ollama.com/api/openai-compatibility",
+    ),
+    "llama-server": Dialect(
+        "http://127.0.0.1:8080/v1",
+        families=capabilities.LLAMA_SERVER,
+        reasoning=("reasoning_content", "tags"),
+        usage="the last chunk, when asked",
+        source="https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md",
+    ),
 }
 
 
@@ -63,7 +132,7 @@ def _llama(upstream: Upstream, address: EngineAddress | None) -> Provider:
 
 _OWN = (Row("llama", LlamaSettings, _llama),)
 
-ROWS: Mapping[str, Row] = {row.name: row for row in (*(_compatible(*item) for item in _COMPATIBLE.items()), *_OWN)}
+ROWS: Mapping[str, Row] = {row.name: row for row in (*(_compatible(*item) for item in COMPATIBLE.items()), *_OWN)}
 
 SETTINGS: Mapping[str, type[msgspec.Struct]] = {name: row.settings for name, row in ROWS.items()}
 
