@@ -25,6 +25,7 @@ LAYERS = (
     ("python -m penstock", ("penstock.__main__",)),
     ("command line", ("penstock.cli",)),
     ("verbs", ("penstock.verbs", "penstock.fake_upstream")),
+    ("the check of servers", ("penstock.check",)),
     ("composition roots", ("penstock.gateway.worker", "penstock.control.parent")),
     ("edges", ("penstock.gateway.api", "penstock.control.admin")),
     ("the path of a request", ("penstock.gateway.complete",)),
@@ -56,6 +57,7 @@ NARROW = (
     ("penstock.gateway", "penstock.providers", ("penstock.providers.base",)),
     ("penstock.control", "penstock.stores", ("penstock.stores.base",)),
     ("penstock.fake_upstream", "penstock", ("penstock.wire", "penstock.errors", "penstock.types")),
+    ("penstock.check", "penstock", ()),
 )
 
 # The data path opens no connection outside http; the worker hands inherited sockets to it.

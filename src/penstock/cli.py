@@ -22,6 +22,7 @@ VERBS = {
     "serve": Verb("penstock.verbs.serve", "serve", "Serve the API."),
     "keys": Verb("penstock.verbs.keys", "keys", "Make, list and revoke API keys."),
     "chat": Verb("penstock.verbs.chat", "chat", "Talk to a model of a running server."),
+    "check": Verb("penstock.verbs.check_url", "check_url", "Check anyone's OpenAI-compatible server."),
     "check-config": Verb("penstock.verbs.check_config", "check_config", "Check a configuration file."),
     "fake-upstream": Verb("penstock.fake_upstream.command", "fake_upstream", "Serve a scripted upstream, for tests."),
 }
