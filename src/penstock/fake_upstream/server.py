@@ -1,7 +1,7 @@
 """The fake upstream itself: listens, decides what each request gets, plays it, and notes what it saw.
 
 A request is decided in this order: an answer scripted for its path; the key; the model list; the strict profile's
-rules; a directive (header or model name); an answer scripted for its model; the plain answer.
+rules for chat; a directive (header or model name); an answer scripted for its model; the plain answer.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from penstock.fake_upstream import directives, shapes, strict
+from penstock.fake_upstream import directives, neighbours, shapes, strict
 from penstock.fake_upstream.connection import Connection, Request
+from penstock.fake_upstream.pieces import Piece
 from penstock.fake_upstream.play import Content, Player
 from penstock.fake_upstream.script import ANY, Answer, Fault, Script
 from penstock.fake_upstream.seen import HANGUP, STOPPED, Changes, Found, Gates, Seen
@@ -189,13 +190,13 @@ class FakeUpstream:
     def _decide(self, seen: Seen, request: Request) -> tuple[Answer, Content]:
         asked = seen.asked or shapes.Asked()
         try:
-            whole = self._neighbour(seen, request)
+            whole = self._models(seen, request)
             answer = Answer() if whole is not None else self._answer(seen, request)
         except strict.Refused as refusal:
             whole = shapes.envelope(refusal.fault)
             answer = Answer(status=refusal.status)
         reply = shapes.Reply(
-            id=answer.id or f"chatcmpl-fake-{seen.number:06d}",
+            id=answer.id or f"{neighbours.ID_PREFIXES.get(seen.path, 'chatcmpl')}-fake-{seen.number:06d}",
             model=answer.model or (asked.model if self._profile is None else self._profile.snapshot),
             created=int(time.time()),
         )
@@ -204,22 +205,27 @@ class FakeUpstream:
             headers.update(strict.HEADERS)
         if whole is None:
             whole = own_body(answer)
+        if whole is None and seen.path in neighbours.ID_PREFIXES:
+            body = b"{}" if seen.asked is None else request.body
+            pieces, stream = neighbours.pieces(seen.path, answer, body, reply)
+            headers["content-type"] = shapes.SSE_TYPE if stream else shapes.JSON_TYPE
+            return answer, Content(headers, pieces, stream=stream)
         if whole is None and asked.stream:
             headers["content-type"] = shapes.SSE_TYPE
             return answer, Content(headers, shapes.events(answer, asked, reply), stream=True)
         body = shapes.completion(answer, asked, reply) if whole is None else whole
-        return answer, Content(headers, (shapes.Piece(body),))
+        return answer, Content(headers, (Piece(body),))
 
-    def _neighbour(self, seen: Seen, request: Request) -> bytes | None:
-        """The body for a path other than chat's own, None for chat or a scripted path; raises Refused."""
+    def _models(self, seen: Seen, request: Request) -> bytes | None:
+        """The body for a path that lists models, None for one that a model or a script answers; raises Refused."""
         if seen.path in self._script.paths:
             return None
         if self._keys or self._profile is not None:
             strict.check_key(request.header("authorization"), self._keys)
-        known = seen.path in (CHAT, MODELS) or seen.path.startswith(f"{MODELS}/")
-        if not known:
+        answered = seen.path == CHAT or seen.path in neighbours.ID_PREFIXES
+        if not (answered or seen.path == MODELS or seen.path.startswith(f"{MODELS}/")):
             raise strict.Refused(404, Fault(f"Invalid URL ({request.method} {seen.path})"))
-        if request.method != ("POST" if seen.path == CHAT else "GET"):
+        if request.method != ("POST" if answered else "GET"):
             raise strict.Refused(405, Fault(f"Not allowed to {request.method} on {seen.path}."))
         if seen.path == MODELS:
             return shapes.model_list(self._model_names())
@@ -233,10 +239,10 @@ class FakeUpstream:
         return [name for name in self._script.models if name != ANY] or ["gpt-5.4"]
 
     def _answer(self, seen: Seen, request: Request) -> Answer:
-        """The answer for a scripted path or a chat request; raises Refused."""
+        """The answer for a scripted path or a request to a model; raises Refused."""
         if seen.path in self._script.paths:
             return self._next(seen.path, self._script.paths[seen.path])
-        if self._profile is not None:
+        if self._profile is not None and seen.path == CHAT:
             strict.check(self._profile, request.body)
         elif seen.asked is None:
             raise strict.Refused(400, Fault("We could not parse the JSON body of your request."))

@@ -25,6 +25,7 @@ from penstock.wire.patch import patch
 from penstock.wire.response import (
     ERROR,
     FAILED,
+    NULL,
     OPENING,
     TERMINAL,
     ResponseEvent,
@@ -120,7 +121,7 @@ def _read_response(provider: str, body: bytes) -> Usage | None:
     found = decode_response(body)
     if found is not None and found.error:
         raise ProviderFault(_reported(provider, found.error))
-    if found is None or found.output is None:
+    if found is None or found.output == NULL:
         raise _fault(provider, "answered without output")
     return response_usage(found.usage)
 

@@ -22,6 +22,8 @@ TERMINAL = frozenset(("response.completed", "response.incomplete", "response.fai
 FAILED = "response.failed"
 ERROR = "error"
 
+NULL = msgspec.Raw(b"null")
+
 _TYPE = re.compile(r"[A-Za-z0-9_.-]+")
 
 _encode = msgspec.json.Encoder().encode
@@ -32,7 +34,7 @@ class ResponseEvent(msgspec.Struct, gc=False):
 
     type: Any = None
     sequence_number: Any = None
-    response: msgspec.Raw = msgspec.Raw(b"null")
+    response: msgspec.Raw = NULL
     error: Any = None
     message: Any = None
     code: Any = None
@@ -42,7 +44,7 @@ class ResponseEvent(msgspec.Struct, gc=False):
 class Response(msgspec.Struct, gc=False):
     """A response, or the error object that came in its place."""
 
-    output: msgspec.Raw | None = None
+    output: msgspec.Raw = NULL
     status: Any = None
     usage: Any = None
     error: Any = None
