@@ -16,6 +16,7 @@ import msgspec
 
 from penstock.fake_upstream.command import fake_upstream, log_line
 from penstock.fake_upstream.directives import WORDS
+from penstock.fake_upstream.faults import FAULTS
 from penstock.fake_upstream.script import Answer, parse
 
 PAGE = (Path(__file__).parents[2] / "docs" / "fake-upstream.md").read_text(encoding="utf-8")
@@ -60,3 +61,11 @@ def test_the_python_example_runs() -> None:
     (text,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     result = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_every_fault_is_documented_with_its_forms() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (stream|whole|both) \| (.+) \|$", section("Faults"), re.MULTILINE)
+    forms = {(True, False): "stream", (False, True): "whole", (True, True): "both"}
+    assert rows == [
+        (name, forms[fault.stream is not None, fault.whole is not None], fault.text) for name, fault in FAULTS.items()
+    ]

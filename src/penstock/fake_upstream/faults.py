@@ -362,25 +362,46 @@ def _call_arguments_null(call: Object) -> None:
     call["function"]["arguments"] = call["function"].get("arguments") or None
 
 
+def _call_unmarked(pieces: Pieces) -> Pieces:
+    """Each call whole in one delta, under index 0 and without an id, as Gemini sends them."""
+
+    def change(call: Object) -> None:
+        call["index"] = 0
+        del call["id"]
+
+    return _calls(change)(_calls_joined(pieces))
+
+
 def _call_arguments_object(pieces: Pieces) -> Pieces:
-    """Each call whole in one delta, its arguments an object."""
-    held: list[tuple[Piece, Object]] = []
-    for piece in pieces:
+    return _calls(_arguments_object)(_calls_joined(pieces))
+
+
+def _calls_joined(pieces: Pieces) -> Pieces:
+    """Each call whole in one delta, in place of its first one."""
+    known = list(pieces)
+    written: dict[tuple[int, int], str] = {}
+    for piece in known:
+        for choice, call in _called(piece):
+            place = (choice["index"], call["index"])
+            written[place] = written.get(place, "") + call["function"]["arguments"]
+    for piece in known:
         chunk = _chunk(piece)
-        calls = chunk["choices"][0]["delta"].get("tool_calls") if chunk is not None and chunk["choices"] else None
-        if chunk is not None and calls and "id" in calls[0]:
-            held.append((piece, chunk))
-        elif calls:
-            held[-1][1]["choices"][0]["delta"]["tool_calls"][0]["function"]["arguments"] += calls[0]["function"][
-                "arguments"
-            ]
-        else:
-            for place, whole in held:
-                function = whole["choices"][0]["delta"]["tool_calls"][0]["function"]
-                function["arguments"] = msgspec.json.decode(function["arguments"])
-                yield _put(place, whole)
-            held.clear()
+        called = list(_called(piece))
+        if chunk is None or not called:
             yield piece
+            continue
+        for choice, call in called:
+            if "id" in call:
+                call["function"]["arguments"] = written[choice["index"], call["index"]]
+                yield _put(piece, {**chunk, "choices": [{**choice, "delta": {"tool_calls": [call]}}]})
+
+
+def _called(piece: Piece) -> Iterator[tuple[Object, Object]]:
+    """Each delta of a call in a piece, with its choice."""
+    chunk = _chunk(piece)
+    for choice in () if chunk is None else chunk["choices"]:
+        for call in choice["delta"].get("tool_calls", ()):
+            yield choice, call
 
 
 def _message_call(change: Callable[[Object], None]) -> Callable[[Object], None]:
@@ -473,6 +494,7 @@ FAULTS: dict[str, NamedFault] = {
     "call_index_missing": NamedFault("tool calls without an index", stream=_calls(_call_index_missing)),
     "call_index_from_1": NamedFault("tool calls counted from 1", stream=_calls(_call_index_from_1)),
     "call_index_shared": NamedFault("all tool calls under index 0", stream=_calls(_call_index_shared)),
+    "call_unmarked": NamedFault("whole tool calls under index 0, without an id", stream=_call_unmarked),
     "call_repeated": NamedFault("a tool call's id, type and name on each of its deltas", stream=_call_repeated),
     "call_function_missing": NamedFault("deltas of a tool call without a function", stream=_call_function_missing),
     "call_id_missing": NamedFault(
