@@ -138,3 +138,36 @@ def test_answers_carry_openais_headers() -> None:
     assert {
         f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")
     } <= (HEADERS.keys())
+
+
+def of(model: str, **fields: Any) -> bytes:
+    return body(**{"model": model, **fields})
+
+
+@pytest.mark.parametrize(
+    ("model", "fields"),
+    [
+        ("o3", {"max_completion_tokens": 5, "reasoning_effort": "low", "tools": [TOOL]}),
+        ("o3", {"messages": [{"role": "developer", "content": "x"}], "temperature": 1}),
+        ("deepseek-chat", {"max_tokens": 5, "stop": "x", "temperature": 0.3, "tools": [TOOL]}),
+    ],
+)
+def test_other_models_have_rules_of_their_own(model: str, fields: dict[str, Any]) -> None:
+    check(PROFILES[model], of(model, **fields))
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "message"),
+    [
+        ("o3", {"stop": "x"}, "'stop' is not supported with this model."),
+        ("o3", {"temperature": 0.3}, "Only the default (1) value is supported."),
+        ("o3", {"reasoning_effort": "none"}, "Supported values are: 'low', 'medium', and 'high'."),
+        ("deepseek-chat", {"messages": [{"role": "developer", "content": "x"}]}, "unknown variant `developer`"),
+        ("deepseek-chat", {"reasoning_effort": "low"}, "Unrecognized request argument supplied: reasoning_effort"),
+        ("deepseek-chat", {"max_completion_tokens": 5}, "'max_completion_tokens' is not supported"),
+    ],
+)
+def test_other_models_refuse_other_things(model: str, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused) as caught:
+        check(PROFILES[model], of(model, **fields))
+    assert message in caught.value.fault.message

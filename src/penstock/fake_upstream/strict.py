@@ -36,7 +36,11 @@ class Parameter(msgspec.Struct, frozen=True):
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """One model. `snapshot` is the dated name that its answers carry."""
+    """One model. `snapshot` is the dated name that its answers carry.
+
+    `efforts`: none of them, if the parameter is unknown. `roles`: the only ones that its server knows; all, if none are
+    named. `reasons_with_tools`: whether it takes function tools while it reasons.
+    """
 
     name: str
     snapshot: str
@@ -45,6 +49,8 @@ class Profile(msgspec.Struct, frozen=True):
     efforts: tuple[str, ...]
     default_effort: str
     refused: tuple[Parameter, ...]
+    roles: tuple[str, ...] = ()
+    reasons_with_tools: bool = True
 
 
 _UNSUPPORTED = "Unsupported parameter: '{param}' is not supported with this model."
@@ -63,6 +69,16 @@ def _not_reasoning(
     return Parameter(name, message, code, while_reasoning=True, neutral=neutral)
 
 
+_SAMPLING = (
+    _not_reasoning("temperature", 1, _ONLY_DEFAULT, "unsupported_value"),
+    _not_reasoning("top_p", 1),
+    _not_reasoning("presence_penalty", 0),
+    _not_reasoning("frequency_penalty", 0),
+    _not_reasoning("logprobs", False),
+    _not_reasoning("top_logprobs", None),
+)
+_NO_LIMIT = _never("max_tokens", " Use 'max_completion_tokens' instead.")
+
 PROFILES = {
     "gpt-5.4": Profile(
         name="gpt-5.4",
@@ -71,17 +87,29 @@ PROFILES = {
         output_tokens=128_000,
         efforts=("none", "low", "medium", "high", "xhigh"),
         default_effort="none",
-        refused=(
-            _never("max_tokens", " Use 'max_completion_tokens' instead."),
-            _never("stop"),
-            _never("logit_bias"),
-            _not_reasoning("temperature", 1, _ONLY_DEFAULT, "unsupported_value"),
-            _not_reasoning("top_p", 1),
-            _not_reasoning("presence_penalty", 0),
-            _not_reasoning("frequency_penalty", 0),
-            _not_reasoning("logprobs", False),
-            _not_reasoning("top_logprobs", None),
-        ),
+        refused=(_NO_LIMIT, _never("stop"), _never("logit_bias"), *_SAMPLING),
+        reasons_with_tools=False,
+    ),
+    "o3": Profile(
+        name="o3",
+        snapshot="o3-2025-04-16",
+        context_tokens=200_000,
+        output_tokens=100_000,
+        efforts=("low", "medium", "high"),
+        default_effort="medium",
+        refused=(_NO_LIMIT, _never("stop"), _never("logit_bias"), *_SAMPLING),
+    ),
+    # https://api-docs.deepseek.com/api/create-chat-completion: a server that never heard of developer messages. It would
+    # take the new name of the token limit for nothing, and answer at any length.
+    "deepseek-chat": Profile(
+        name="deepseek-chat",
+        snapshot="deepseek-chat",
+        context_tokens=128_000,
+        output_tokens=8_000,
+        efforts=(),
+        default_effort="none",
+        refused=(_never("max_completion_tokens"),),
+        roles=("system", "user", "assistant", "tool"),
     ),
 }
 
@@ -148,15 +176,26 @@ def check(profile: Profile, body: bytes) -> None:
 
 
 def _effort(profile: Profile, data: dict[str, Any]) -> Fault | None:
-    effort = data.get("reasoning_effort", profile.default_effort)
-    if effort in profile.efforts:
+    effort = data.get("reasoning_effort")
+    if effort is None or effort in profile.efforts:
         return None
+    if not profile.efforts:
+        return Fault("Unrecognized request argument supplied: reasoning_effort")
     listed = ", ".join(f"'{name}'" for name in profile.efforts[:-1])
     message = (
         f"Unsupported value: 'reasoning_effort' does not support '{effort}' with this model. "
         f"Supported values are: {listed}, and '{profile.efforts[-1]}'."
     )
     return Fault(message, param="reasoning_effort", code="unsupported_value")
+
+
+def _roles(profile: Profile, data: dict[str, Any]) -> Fault | None:
+    for place, message in enumerate(data["messages"]):
+        role = message["role"]
+        if profile.roles and role not in profile.roles:
+            listed = ", ".join(f"`{known}`" for known in profile.roles)
+            return Fault(f"messages[{place}].role: unknown variant `{role}`, expected one of {listed}")
+    return None
 
 
 def _parameters(profile: Profile, data: dict[str, Any]) -> Fault | None:
@@ -175,7 +214,8 @@ def _tools(profile: Profile, data: dict[str, Any]) -> Fault | None:
             "Invalid 'tools': empty array. Expected an array with minimum length 1, but got an empty array instead."
         )
         return Fault(message, param="tools", code="empty_array")
-    if "tools" not in data or data.get("reasoning_effort", profile.default_effort) == "none":
+    reasons = data.get("reasoning_effort", profile.default_effort) != "none"
+    if "tools" not in data or not reasons or profile.reasons_with_tools:
         return None
     message = (
         f"Function tools with reasoning_effort are not supported for {profile.name} in /v1/chat/completions. "
@@ -216,6 +256,7 @@ def _context(profile: Profile, data: dict[str, Any]) -> Fault | None:
 # In this order: what OpenAI reports first when several are broken is not published.
 RULES: tuple[Callable[[Profile, dict[str, Any]], Fault | None], ...] = (
     _effort,
+    _roles,
     _parameters,
     _tools,
     _stream_options,
