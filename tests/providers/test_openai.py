@@ -264,3 +264,87 @@ def test_an_error_answer_is_classified_with_the_providers_name_and_clock() -> No
     assert found.kind is FailureKind.RATE_LIMITED
     assert found.retry_after == 30.0
     assert "'acme'" in found.message
+
+
+DROPPING = Target(route="*", provider="acme", model="gpt-5.4", drop_unsupported=True)
+
+
+def dropped(members: str, at: Target = DROPPING) -> tuple[set[str], bytes]:
+    """The parameters that are left out of the request, and what the response says of it."""
+    acme, request = provider(REASONING), chat(members)
+    return request.fields - sent(acme.prepare(request, at)).keys(), acme.reader(request, at).head
+
+
+@pytest.mark.parametrize(
+    ("members", "names"),
+    [
+        ('"temperature": 0.3', ""),
+        ('"temperature": 0.3, "reasoning_effort": "low"', "temperature"),
+        ('"temperature": 1.0, "top_p": 1, "presence_penalty": 0, "reasoning_effort": "low"', ""),
+        ('"logprobs": true, "top_logprobs": 2, "reasoning_effort": "low"', "logprobs, top_logprobs"),
+        ('"logit_bias": {"1": 2}', "logit_bias"),
+        ('"reasoning_effort": "minimal"', "reasoning_effort"),
+        ('"reasoning_effort": "xhigh"', ""),
+        ('"reasoning_effort": "max", "temperature": 0.3', "reasoning_effort"),
+        ('"foo": 1, "seed": 7', ""),
+    ],
+)
+def test_what_a_model_is_known_to_refuse_is_left_out_and_named(members: str, names: str) -> None:
+    expected = set(names.split(", ")) if names else set()
+    head = f"x-penstock-dropped: {names}\r\n".encode() if names else b""
+    assert dropped(members) == (expected, head)
+
+
+def test_nothing_is_left_out_unless_the_model_is_so_configured() -> None:
+    assert dropped('"temperature": 0.3, "reasoning_effort": "minimal"', target()) == (set(), b"")
+
+
+def test_only_what_is_known_of_an_unknown_model_is_left_out() -> None:
+    later = Target(route="*", provider="acme", model="gpt-5.9", drop_unsupported=True)
+    assert dropped('"reasoning_effort": "minimal", "temperature": 0.3', later)[0] == {"temperature"}
+    other = Target(route="*", provider="acme", model="qwen3", drop_unsupported=True)
+    assert dropped('"reasoning_effort": "minimal", "temperature": 0.3', other)[0] == set()
+
+
+def test_stop_is_taken_out_where_it_is_refused_and_left_where_it_is_not() -> None:
+    request = chat('"stop": ["a", "b"]')
+    assert "stop" not in sent(provider(REASONING).prepare(request, target()))
+    assert provider(PLAIN).prepare(request, target()).body is request.body
+
+
+def test_a_name_that_does_not_tell_has_the_capabilities_of_the_one_it_is_like() -> None:
+    request = chat('"max_tokens": 5, "stop": "x"')
+    deployment = Target(route="*", provider="acme", model="prod", like="gpt-5.4")
+    assert sent(provider(REASONING).prepare(request, deployment))["max_completion_tokens"] == 5
+    assert sent(provider(REASONING).prepare(request, target("prod")))["max_tokens"] == 5
+
+
+def test_a_role_that_the_target_does_not_take_goes_out_as_another() -> None:
+    body = b'{"model":"any","messages":[{"role":"developer","content":"a"},{ "role":"user","content":"b"}]}'
+    found = provider(OLD_LIMIT).prepare(decode_chat(body), target("any")).body
+    assert found == body.replace(b"developer", b"system")
+    plain = body.replace(b"developer", b"system")
+    asked = decode_chat(plain)
+    assert provider(OLD_LIMIT).prepare(asked, target("any")).body is plain
+    assert provider(REASONING).prepare(decode_chat(body), target("gpt-5.4")).body.count(b"developer") == 1
+
+
+def test_a_key_goes_where_its_service_wants_it() -> None:
+    azure = provider(Dialect(None, key_header="api-key"), base_url="https://acme.test/openai/v1/", api_key="k")
+    call = azure.prepare(chat(), target())
+    assert call.head.startswith(b"POST /openai/v1/chat/completions HTTP/1.1\r\n")
+    assert (fields(call)["api-key"], "authorization" in fields(call)) == ("k", False)
+    with pytest.raises(ValueError, match="api-key cannot be set beside api_key"):
+        provider(
+            Dialect(None, key_header="api-key"), base_url="https://acme.test", api_key="k", headers={"API-Key": "x"}
+        )
+
+
+def test_names_of_models_are_remembered_within_bounds() -> None:
+    acme, request = provider(REASONING), chat('"max_tokens": 5')
+    for number in range(10_000):
+        acme.prepare(request, target(f"gpt-5.4-{number}"))
+    acme.prepare(request, target("gpt-5.4-" + "x" * 1_000_000))
+    remembered = acme._rules[False]
+    assert len(remembered) <= 4096
+    assert max(map(len, remembered)) <= 128
