@@ -118,6 +118,13 @@ def test_usage_that_was_not_asked_for_is_noted_and_dropped() -> None:
     assert reader.usage == COUNTED
 
 
+def test_usage_that_is_reported_in_groqs_own_member_is_noted() -> None:
+    reader = stream_reader()
+    usage = b'"usage":' + USAGE.partition(b'"usage":')[2].rpartition(b"}")[0]
+    reader.feed(ROLE + TEXT + STOP.replace(b'"choices"', b'"x_groq":{"id":"r",' + usage + b'},"choices"') + DONE)
+    assert reader.usage == COUNTED
+
+
 def test_usage_that_was_asked_for_is_the_last_chunk_whatever_came_after_it() -> None:
     reader = stream_reader(usage_asked=True)
     sent = reader.feed(null_usage(ROLE, TEXT) + USAGE + null_usage(STOP) + DONE) + reader.close()

@@ -87,6 +87,7 @@ def test_the_upstreams_words_about_the_operator_are_not_repeated(status: int) ->
         b'{"object":"error","message":"The model `x` does not exist.","type":"NotFoundError","code":404}',
         b'{"error":{"message":"model \\"x\\" not found, try pulling it first","type":"api_error","code":null}}',
         b'{"error":"model \'x\' not found"}',
+        b'{"error":{"code":"DeploymentNotFound","message":"The API deployment for this resource does not exist."}}',
     ],
 )
 def test_a_404_for_the_model_is_told_from_a_404_for_the_path(body: bytes) -> None:

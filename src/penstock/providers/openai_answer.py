@@ -209,6 +209,8 @@ class StreamReader:
         usage = None if chunk.usage is UNSET else chunk.usage
         if usage is not None:
             self.usage = usage_of(usage) or self.usage
+        elif isinstance(chunk.x_groq, dict):
+            self.usage = usage_of(chunk.x_groq.get("usage")) or self.usage
         if not chunk.choices:
             return self._read_unchosen(data, chunk)
         mendings: list[Mending] | None = None

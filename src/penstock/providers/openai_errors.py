@@ -68,6 +68,7 @@ _WORDS = {
 }
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_NO_MODEL_NAMES = ("model_not_found", "DeploymentNotFound")  # the latter is Azure's
 _NO_MODEL = re.compile(r"\bmodel\b.*\b(does not exist|not found)\b", re.IGNORECASE | re.DOTALL)
 
 
@@ -158,7 +159,8 @@ def _is_envelope(found: Any) -> bool:
 
 
 def _names_no_model(error: Any) -> bool:
-    return "model_not_found" in _names(error) or bool(_NO_MODEL.search(_text(error)))
+    names = _names(error)
+    return any(name in names for name in _NO_MODEL_NAMES) or bool(_NO_MODEL.search(_text(error)))
 
 
 def _names(error: Any) -> tuple[Any, ...]:

@@ -64,10 +64,11 @@ class ErrorInPlace(msgspec.Struct, gc=False):
 
 
 class Chunk(ErrorInPlace, gc=False):
-    """A chat.completion.chunk, or the error object that came in its place."""
+    """A chat.completion.chunk, or the error object that came in its place. `x_groq` is where Groq put its usage first."""
 
     choices: list[ChunkChoice] | None = None
     usage: Any = msgspec.UNSET
+    x_groq: Any = None
 
 
 decode_chunk = msgspec.json.Decoder(Chunk).decode
