@@ -26,11 +26,14 @@ def reader(endpoint: Endpoint, stream: bool = False, usage_asked: bool = False) 
 def faulted(read: Reader, *pieces: bytes) -> ProviderFault:
     """How an answer is refused, before anything of it was committed."""
     with pytest.raises(ProviderFault) as caught:
-        for piece in pieces:
-            read.feed(piece)
-        read.close()
+        relayed(read, *pieces)
     assert not read.committed
     return caught.value
+
+
+def relayed(read: Reader, *pieces: bytes) -> bytes:
+    """All that a client gets of an answer that came in these pieces."""
+    return b"".join([read.feed(piece) for piece in pieces]) + read.close()
 
 
 # -- whole answers
@@ -142,10 +145,6 @@ def frame(data: Any) -> bytes:
 
 USAGE = frame({"id": "cmpl-1", "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 7}})
 TEXTS = [chunk("Gr"), chunk("üße"), chunk("", "stop")]
-
-
-def relayed(read: Reader, *pieces: bytes) -> bytes:
-    return b"".join([read.feed(piece) for piece in pieces]) + read.close()
 
 
 @given(st.integers(1, 400))
@@ -311,7 +310,8 @@ def test_a_number_that_is_none_does_not_break_the_count() -> None:
 def test_a_response_that_failed_midway_ends_in_the_upstreams_event_without_its_words() -> None:
     read = reader("responses", stream=True)
     failed = ending("failed", error={"code": "rate_limit_exceeded", "message": f"Limit of {ORGANISATION}."})
-    assert read.feed(DELTA + failed) == DELTA
+    assert read.feed(DELTA) == DELTA
+    assert read.feed(failed) == b""
     with pytest.raises(ProviderFault) as caught:
         read.close()
     assert caught.value.failure.kind is FailureKind.RATE_LIMITED
@@ -327,7 +327,8 @@ def test_a_response_that_failed_midway_ends_in_the_upstreams_event_without_its_w
 def test_a_response_that_failed_midway_by_the_callers_fault_keeps_its_words() -> None:
     read = reader("responses", stream=True)
     failed = ending("failed", error={"code": "invalid_prompt", "message": "Not that."})
-    read.feed(DELTA + failed)
+    read.feed(DELTA)
+    read.feed(failed)
     assert read.error_event(UpstreamFailed("It broke.")) == failed
 
 

@@ -1,4 +1,4 @@
-"""Requests to chat's neighbours: what is read, what is refused before anything is spent, and that the rest is let be."""
+"""Requests to chat's neighbours: what is read, what is refused before anything is spent, and that the rest is kept."""
 
 from __future__ import annotations
 
