@@ -61,8 +61,11 @@ class Rules:
 
     def rename(self, chat: ChatRequest, put: dict[str, bytes]) -> None:
         """Give messages the role that is sent instead of theirs."""
-        if any(message.role in self.roles for message in chat.messages):
-            put["messages"] = rename_roles(split(chat.body)["messages"], chat.messages, self.roles)
+        roles = self.roles
+        for message in chat.messages:
+            if message.role in roles:
+                put["messages"] = rename_roles(split(chat.body)["messages"], chat.messages, roles)
+                return
 
     def unsupported(self, chat: ChatRequest) -> tuple[str, ...]:
         """The parameters that are left out, by name, because the target would refuse them."""
