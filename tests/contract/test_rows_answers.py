@@ -34,7 +34,7 @@ def given(body: Any, **members: Any) -> tuple[Answered, Record]:
 
 def completion(**members: Any) -> dict[str, Any]:
     """A whole answer as OpenAI gives it."""
-    message = {"role": "assistant", "content": "Hello there.", "refusal": None, "annotations": []}
+    message: dict[str, Any] = {"role": "assistant", "content": "Hello there.", "refusal": None, "annotations": []}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
     usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
     whole = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1_760_000_000, "model": "gpt-5.4-2026-03-05"}
@@ -85,6 +85,7 @@ def test_a_server_that_leaves_half_of_it_out_is_made_whole() -> None:
     del whole["id"], whole["service_tier"], message_of(whole)["annotations"]
     assert found == whole
     assert {type(found[name]) for name in ("created",)} == {int}
+    assert record.usage is not None
     assert (record.usage.prompt_tokens, record.usage.completion_tokens) == (9, 3)
 
 

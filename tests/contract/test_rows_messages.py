@@ -261,7 +261,10 @@ def test_functions_of_the_old_kind_are_answered_in_their_form() -> None:
         Answer(body=json.dumps(whole)),
         Answer(chunks=(Chunk(data=first), Chunk(data=second), Chunk(data=last)), role=False, finish_reason=""),
     ]
-    asked = {"functions": [{"name": "f", "parameters": {"type": "object"}}], "function_call": {"name": "f"}}
+    asked: dict[str, Any] = {
+        "functions": [{"name": "f", "parameters": {"type": "object"}}],
+        "function_call": {"name": "f"},
+    }
 
     async def main() -> None:
         async with FakeUpstream(script) as upstream, gateway(upstream.base_url) as running:
