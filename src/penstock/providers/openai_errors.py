@@ -82,6 +82,8 @@ def failure_of(provider: str, status: int, headers: Sequence[tuple[bytes, bytes]
     message = f"The provider {provider!r} {_WORDS[kind]} (status {status})."
     if 300 <= status < 400:
         message = f"The provider {provider!r} answered with a redirect (status {status}): check its base_url."
+    if status in (404, 405):
+        message = f"The provider {provider!r} does not know this endpoint or this model (status {status})."
     missing = status == 404 and _names_no_model(error)
     if missing:
         message = f"The provider {provider!r} does not have this model."
