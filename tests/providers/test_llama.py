@@ -404,11 +404,19 @@ def test_a_cut_answer_is_done_at_once_and_counts_what_was_generated() -> None:
     made = reader(stream=True, stop=["ell"])
     out = made.feed(progress() + token("Hello", 1))
     assert made.done
+    assert made.aborts
     assert made.feed(token(" more", 2)) == b""
     out += made.close()
     assert b"ell" not in out
     assert made.usage is not None
     assert made.usage.completion_tokens == 1
+
+
+def test_an_engine_that_has_ended_its_answer_is_not_cut_off() -> None:
+    made = reader(stream=True, stop=["never"])
+    made.feed(ANSWER)
+    assert made.done
+    assert not made.aborts
 
 
 def test_a_stream_that_breaks_off_is_told_as_a_stopped_engine() -> None:

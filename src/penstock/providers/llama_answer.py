@@ -6,7 +6,7 @@ in any order, so the first event with text begins all of them, in order.
 
 Stop strings are cut here, not by the engine, which loses text that looks like the beginning of one when the token
 limit comes next (build 2026.10.11549). A choice that is cut is finished at once, whatever the engine still sends for
-it; when all are, `done` says so, and giving up the connection frees the engine.
+it; when all are, `done` says so, and `aborts` that the connection is to be given up, which frees the engine.
 
 The text of one token costs a decode, an encode of the text and a join: everything else in a chunk is prepared.
 """
@@ -103,13 +103,13 @@ class LlamaReader:
 
     __slots__ = (
         *("_after", "_answer", "_begun", "_cached", "_choices", "_fault", "_head", "_open", "_prompt", "_sse"),
-        *("committed", "done", "usage"),
+        *("aborts", "committed", "done", "usage"),
     )
 
-    aborts = False
     head = b""
 
     def __init__(self, answer: Answer) -> None:
+        self.aborts = False
         self.committed = False
         self.done = False
         self.usage: Usage | None = None
@@ -206,6 +206,7 @@ class LlamaReader:
             text = cutter.feed(text)
             if cutter.cut:
                 choice.finish = "stop"
+                self.aborts = True
         if found.stop and choice.finish is None:
             choice.finish = _FINISH.get(found.stop_type)
             if choice.finish is None:
