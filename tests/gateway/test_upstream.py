@@ -88,7 +88,8 @@ def test_a_status_that_is_not_the_callers_fault_is_told_in_our_words(
     assert UPSTREAM_KEY not in everything
     assert ORGANISATION not in everything
     assert "set-cookie" not in answer.headers
-    assert "x-should-retry" not in answer.headers
+    refused_us = code == "upstream_refused"  # which no repeat of the caller's mends
+    assert answer.headers.get("x-should-retry") == ("false" if refused_us else None)
     own_headers(answer)
     assert (record.status, record.code, record.ended) == (ours, code, "refused" if ours < 500 else "failed")
     (attempt,) = record.attempts
@@ -119,6 +120,8 @@ def test_a_verdict_without_an_envelope_gets_one(body: str) -> None:
         ({"retry_after": 2.0}, "2", "2000"),
         ({"retry_after": 0.25}, "1", "250"),
         ({"headers": {"retry-after": "0"}}, "1", "1"),
+        ({"headers": {"retry-after": "60"}}, "60", "60000"),
+        ({"headers": {"retry-after": "61"}}, "61", "61000"),
         ({"headers": {"retry-after": "1e300"}}, "86400", "86400000"),
         ({"headers": {"retry-after": "-5"}}, None, None),
         ({"headers": {"retry-after": "soon"}}, None, None),
@@ -131,6 +134,8 @@ def test_a_hint_when_to_come_back_is_passed_on_in_both_forms_and_bounded(
 ) -> None:
     answer, _ = asked(Answer(status=status, **told))
     assert (answer.headers.get("retry-after"), answer.headers.get("retry-after-ms")) == (seconds, milliseconds)
+    vain = seconds is not None and int(seconds) > 60  # longer than the SDKs wait
+    assert answer.headers.get("x-should-retry") == ("false" if vain else None)
 
 
 def test_a_spent_quota_is_not_worth_another_try() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from penstock.errors import (
     Failure,
     FailureKind,
+    Headers,
     ModelNotFound,
     Overloaded,
     RateLimited,
@@ -15,6 +16,11 @@ from penstock.errors import (
 from penstock.types import Target
 
 LONGEST_WAIT = 86_400.0  # seconds that a caller is told to wait, whatever the upstream says
+# Seconds that every official SDK waits when told to. Beyond them openai-node ignores what it was told and tries twice
+# within seconds, which cannot help.
+SDK_PATIENCE = 60.0
+
+_NO_RETRY = (b"x-should-retry", b"false")
 
 
 class UpstreamRefusal(Refusal):
@@ -41,9 +47,10 @@ def refusal_for(failure: Failure, target: Target) -> Refusal:
     if kind is FailureKind.REFUSED_US:
         if failure.model_missing and target.wildcard:
             return ModelNotFound(f"The model `{target.model[:64]}` does not exist or you do not have access to it.")
-        return UpstreamFailed(failure.message, code="upstream_refused")
+        # The operator has to act: a caller's second and third try would be refused alike.
+        return UpstreamFailed(failure.message, code="upstream_refused", headers=(_NO_RETRY,))
     if failure.quota_spent:
-        return RateLimited(failure.message, code="insufficient_quota", headers=((b"x-should-retry", b"false"),))
+        return RateLimited(failure.message, code="insufficient_quota", headers=(_NO_RETRY,))
     if kind is FailureKind.RATE_LIMITED:
         return RateLimited(failure.message, headers=_retry_after(failure))
     if kind is FailureKind.UNAVAILABLE and failure.status in (503, 529):
@@ -57,9 +64,10 @@ def refusal_for(failure: Failure, target: Target) -> Refusal:
     return UpstreamFailed(failure.message)
 
 
-def _retry_after(failure: Failure) -> tuple[tuple[bytes, bytes], ...]:
+def _retry_after(failure: Failure) -> Headers:
     """Whole seconds, rounded up, for everyone; milliseconds for the SDKs, which prefer them."""
     if failure.retry_after is None:
         return ()
     wait_ms = int(min(max(failure.retry_after, 0.001), LONGEST_WAIT) * 1000)
-    return ((b"Retry-After", b"%d" % -(-wait_ms // 1000)), (b"retry-after-ms", b"%d" % wait_ms))
+    hints = ((b"Retry-After", b"%d" % -(-wait_ms // 1000)), (b"retry-after-ms", b"%d" % wait_ms))
+    return hints if wait_ms <= SDK_PATIENCE * 1000 else (*hints, _NO_RETRY)
