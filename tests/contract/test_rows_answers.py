@@ -156,12 +156,12 @@ def test_a_limit_is_kept_and_told(caller: Caller, name: str, limit: int) -> None
     assert [finish for finish in finishes if finish] == ["length"]
 
 
-def test_a_stop_ends_the_answer_before_it(local: Caller) -> None:
-    whole = text_of(local.answer(messages=COUNT, temperature=0))
+def test_a_stop_ends_the_answer_before_it(caller: Caller) -> None:
+    whole = text_of(caller.answer(messages=COUNT, temperature=0))
     stop = whole[3:5]
     for answer in (
-        local.answer(messages=COUNT, temperature=0, stop=stop),
-        local.stream(messages=COUNT, temperature=0, stop=[stop, "never"]),
+        caller.answer(messages=COUNT, temperature=0, stop=stop),
+        caller.stream(messages=COUNT, temperature=0, stop=[stop, "never"]),
     ):
         assert text_of(answer) == whole.partition(stop)[0]
         assert finishes(answer) == ["stop"]

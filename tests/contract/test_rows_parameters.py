@@ -186,20 +186,23 @@ def test_more_choices_than_the_local_model_gives_at_once_are_refused(local: Call
         assert (error["param"], error["code"]) == ("n", "integer_above_max_value")
 
 
-@pytest.mark.parametrize("stop", ["never", ["never", "ever", "not", "at all"]])
-def test_a_stop_may_be_one_or_up_to_four(local: Caller, stop: Any) -> None:
-    assert text_of(local.answer(stop=stop, temperature=0)) == text_of(local.answer(temperature=0))
+@pytest.mark.parametrize("stop", ["never", ["never", "nowhere", "nobody", "\n\n\n"], [], "", [""]])
+def test_a_stop_may_be_one_or_up_to_four_or_none(caller: Caller, stop: Any) -> None:
+    settings = {"temperature": 0, "max_completion_tokens": 24}
+    whole = caller.answer(**settings)
+    for answer in caller.answer(stop=stop, **settings), caller.stream(stop=stop, **settings):
+        assert text_of(answer) == text_of(whole)
 
 
 @pytest.mark.parametrize("length", [1, 2, 7])
-def test_a_stop_is_found_wherever_tokens_and_chunks_end(local: Caller, length: int) -> None:
+def test_a_stop_is_found_wherever_tokens_and_chunks_end(caller: Caller, length: int) -> None:
     settings = {"messages": COUNT, "temperature": 0, "max_completion_tokens": 24}
-    whole = text_of(local.answer(**settings))
+    whole = text_of(caller.answer(**settings))
     for start in range(0, len(whole) - length + 1, 2):
         stop = whole[start : start + length]
         expected = whole.partition(stop)[0]
-        assert text_of(local.stream(stop=stop, **settings)) == expected
-        assert text_of(local.answer(stop=[stop], **settings)) == expected
+        assert text_of(caller.stream(stop=stop, **settings)) == expected
+        assert text_of(caller.answer(stop=[stop], **settings)) == expected
 
 
 @pytest.mark.parametrize("top", [None, 0, 5, 20])
