@@ -28,6 +28,13 @@ def test_a_target_of_a_broken_provider_is_not_blamed_too(tmp_path: Path) -> None
     assert only(problems(tmp_path, GOOD.replace("env:KEY", "env:NOPE"))).where == "providers.openai.api_key"
 
 
+@pytest.mark.parametrize("key", ["model", "like"])
+def test_a_target_names_one_model(tmp_path: Path, key: str) -> None:
+    given = GOOD.replace('provider = "openai"', f'provider = "openai", {key} = "gpt-*"')
+    problem = only(problems(tmp_path, given))
+    assert (problem.where, problem.message) == (f'models."gpt-5.4".targets[0].{key}', "not a name for a model")
+
+
 def test_a_configuration_without_models_serves_nothing(tmp_path: Path) -> None:
     problem = only(problems(tmp_path, ""))
     assert (problem.where, problem.line) == ("models", 1)

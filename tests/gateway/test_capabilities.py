@@ -5,6 +5,7 @@ The upstreams enforce the published rules of a model, so that a request that get
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from penstock.config import Model, TargetConfig, Upstream
 from penstock.fake_upstream import Answer, Chunk, FakeUpstream
+from penstock.http.client import DRAIN_SECONDS
 from support.gateway import UPSTREAM_KEY, Answered, Running, gateway, run, upstream
 
 GUIDE: dict[str, Any] = {
@@ -33,10 +35,6 @@ def events(answered: Answered) -> list[dict[str, Any]]:
 
 def text(answered: Answered) -> str:
     return "".join(c["delta"].get("content") or "" for one in events(answered) for c in one["choices"])
-
-
-async def hung_up(fake: FakeUpstream) -> None:
-    assert (await fake.ended()).hung_up
 
 
 @pytest.mark.parametrize(("kind", "model"), [("openai", "gpt-5.4"), ("deepseek", "deepseek-chat")])
@@ -83,7 +81,8 @@ def test_the_upstream_of_a_cut_stream_is_hung_up_on_and_its_usage_is_marked_esti
             assert record.usage is not None
             assert record.usage.source == "estimated"
             assert last["usage"]["completion_tokens"] == record.usage.completion_tokens == 2
-            await hung_up(fake)
+            async with asyncio.timeout(DRAIN_SECONDS / 4):  # at once, and not when a drain gives up
+                assert (await fake.ended()).hung_up
             assert running.pools["fake"].take() is None
 
     run(main())

@@ -243,27 +243,31 @@ def test_reasoning_is_not_searched_for_stop_strings() -> None:
     assert (found.reasoning, found.text, found.finish) == ("the END", "a", None)
 
 
-def entry(token: str) -> dict[str, Any]:
-    return {"token": token, "logprob": -0.5, "bytes": list(token.encode()), "top_logprobs": []}
+def entry(token: str, number: int) -> dict[str, Any]:
+    return {"token": token, "logprob": -number, "bytes": list(token.encode()), "top_logprobs": []}
 
 
 @pytest.mark.parametrize(
-    "tokens", [["a", "bS", "T", "cd"], ["é", "S", "漢"], ["x", "S", "S", "S", "y"], ["S", "T", "OP"]]
+    "tokens", [["a", "bS", "T", "cd"], ["é", "S", "漢"], ["x", "S", "S", "S", "y"], ["S", "T", "OP"], ["abST", "OP"]]
 )
 def test_log_probabilities_follow_their_text(tokens: list[str]) -> None:
     one = reader(chat(stream=True, stop="STOP", logprobs=True))
     reads = [chunk(0, {"role": "assistant", "content": ""})]
-    reads += [chunk(0, {"content": token}, logprobs={"content": [entry(token)], "refusal": None}) for token in tokens]
-    out = fed(one, [*reads, chunk(0, {}, "stop"), b"data: [DONE]\n\n"])
-    text, joined = "", ""
-    for data in events(out):
+    reads += [
+        chunk(0, {"content": token}, logprobs={"content": [entry(token, number)], "refusal": None})
+        for number, token in enumerate(tokens)
+    ]
+    text = ""
+    found: list[dict[str, Any]] = []
+    for data in events(fed(one, [*reads, chunk(0, {}, "stop"), b"data: [DONE]\n\n"])):
         for choice in data["choices"]:
             text += choice["delta"].get("content") or ""
-            joined += "".join(each["token"] for each in (choice["logprobs"] or {}).get("content") or [])
-            assert text.startswith(joined)
-    assert (
-        joined == text == ("".join(tokens) if "STOP" not in "".join(tokens) else "".join(tokens).partition("STOP")[0])
-    )
+            found += (choice["logprobs"] or {}).get("content") or []
+            assert text.startswith("".join(each["token"] for each in found))
+    whole = "".join(tokens)
+    assert text == whole.partition("STOP")[0]
+    kept = [number for number in range(len(tokens)) if len("".join(tokens[: number + 1])) <= len(text)]
+    assert found == [entry(tokens[number], number) for number in kept]
 
 
 # -- think tags

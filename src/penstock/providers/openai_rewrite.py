@@ -97,7 +97,7 @@ class _Choice:
         if self.cutter is None:
             return reasoning, text, False
         text = self.cutter.feed(text)
-        if last and not self.cutter.cut:
+        if last:
             text += self.cutter.flush()
         return reasoning, text, self.cutter.cut
 
@@ -224,9 +224,10 @@ class StreamRewriter:
 
     def _study(self, found: ChunkChoice) -> _Take | None:
         """Note what a chunk says of one choice."""
-        choice = self._choices.get(found.index)
+        index = found.index or 0  # what a reader gives out has one
+        choice = self._choices.get(index)
         if choice is None:
-            choice = self._choices[found.index] = _Choice(self._edits)
+            choice = self._choices[index] = _Choice(self._edits)
         delta = found.delta if found.delta is not None else Delta()
         self._bytes += _size(delta)
         last = bool(found.finish_reason)
