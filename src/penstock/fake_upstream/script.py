@@ -91,11 +91,15 @@ class Cut(Strict, frozen=True):
 
 
 class ToolCall(Strict, frozen=True):
-    """One call that an answer makes. `name`: default, the request's tools in turn; `id`: made."""
+    """One call that an answer makes. `name`: default, the request's tools in turn; `id`: made.
+
+    `kind`: a custom tool's call has `arguments` as its input; a legacy one is the message's `function_call`.
+    """
 
     name: str | None = None
     arguments: str = "{}"
     id: str | None = None
+    kind: Literal["function", "custom", "legacy"] = "function"
 
 
 class Answer(Strict, frozen=True):

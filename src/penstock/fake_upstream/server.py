@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from penstock.fake_upstream import directives, neighbours, shapes, strict
+from penstock.fake_upstream import directives, neighbours, shapes, strict, wishes
 from penstock.fake_upstream.connection import Connection, Request
 from penstock.fake_upstream.pieces import Piece
 from penstock.fake_upstream.play import Content, Player
@@ -259,7 +259,7 @@ class FakeUpstream:
         if models:
             message = f"The model `{seen.model}` does not exist or you do not have access to it."
             raise strict.Refused(404, Fault(message, code="model_not_found"))
-        return Answer()
+        return wishes.answer(request.body)
 
     def _next(self, name: str, answers: Sequence[Answer]) -> Answer:
         turn = self._turns[name]

@@ -24,6 +24,9 @@ SSE_TYPE = "text/event-stream; charset=utf-8"
 MAX_CHOICES = 128
 CALL_LETTERS = 8  # of a tool call's arguments, in one delta
 
+# What a kind of call names its arguments.
+_ARGUMENTS = {"function": "arguments", "custom": "input", "legacy": "arguments"}
+
 _encode = msgspec.json.Encoder().encode
 _word = re.compile(r"\s*\S+\s*")
 
@@ -41,7 +44,8 @@ FAULTS = {
 class Asked(msgspec.Struct, frozen=True):
     """What a chat request asks for, as far as an answer depends on it.
 
-    `limit`: of output tokens, None for none. `tools`: the names of its functions.
+    `limit`: of output tokens, None for none. `tools`: the names of its functions. `logprobs`: how many alternatives to
+    each token, None for no log probabilities at all.
     """
 
     model: str = ""
@@ -51,6 +55,7 @@ class Asked(msgspec.Struct, frozen=True):
     limit: int | None = None
     prompt_words: int = 0
     tools: tuple[str, ...] = ()
+    logprobs: int | None = None
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -80,7 +85,13 @@ def asked(body: bytes) -> Asked | None:
         limit=limit if isinstance(limit, int) and limit >= 1 else None,
         prompt_words=count_words(data.get("messages")),
         tools=tuple(_tool_names(data.get("tools"))),
+        logprobs=_alternatives(data) if data.get("logprobs") is True else None,
     )
+
+
+def _alternatives(data: dict[str, Any]) -> int:
+    count = data.get("top_logprobs")
+    return count if isinstance(count, int) else 0
 
 
 def _tool_names(tools: Any) -> Iterator[str]:
@@ -147,6 +158,11 @@ class Saying(msgspec.Struct, frozen=True):
     finish_reason: str | None
     usage: dict[str, Any] | None
 
+    def texts(self) -> list[str]:
+        """The pieces of the content."""
+        said = (chunk if isinstance(chunk, str) else chunk.text for chunk in self.chunks)
+        return [text for text in said if text]
+
     def text(self, kind: str) -> str:
         """All deltas of a kind, text or reasoning, joined."""
         said = (Chunk(text=chunk) if isinstance(chunk, str) else chunk for chunk in self.chunks)
@@ -158,7 +174,7 @@ def saying(answer: Answer, request: Asked) -> Saying:
     finish = answer.finish_reason
     calls = tuple(_calls(answer.tool_calls, request.tools))
     if calls and finish == "stop":
-        finish = "tool_calls"
+        finish = "function_call" if "function_call" in calls[0] else "tool_calls"
     if answer.chunks is not None:
         chunks = answer.chunks
     elif calls and answer.content is None:
@@ -171,7 +187,7 @@ def saying(answer: Answer, request: Asked) -> Saying:
     if answer.report_usage == "never":
         return partial
     reasoning = len(partial.text("reasoning").split())
-    called = sum(len(call["function"]["arguments"].split()) for call in calls)
+    called = sum(len(_arguments(call).split()) for call in calls)
     words = (len(partial.text("text").split()) + called) * request.n
     counted = Tokens(prompt=request.prompt_words, completion=words + reasoning, reasoning=reasoning)
     return Saying(chunks, calls, finish or None, _usage(answer.usage or counted))
@@ -181,8 +197,33 @@ def _calls(calls: Iterable[ToolCall], tools: tuple[str, ...]) -> Iterator[dict[s
     """The calls as a message has them."""
     for number, call in enumerate(calls):
         name = call.name or (tools[number % len(tools)] if tools else "lookup")
-        function = {"name": name, "arguments": call.arguments}
-        yield {"id": call.id or f"call_fake_{number}", "type": "function", "function": function}
+        given = {"name": name, _ARGUMENTS[call.kind]: call.arguments}
+        if call.kind == "legacy":
+            yield {"function_call": given}
+        else:
+            yield {"id": call.id or f"call_fake_{number}", "type": call.kind, call.kind: given}
+
+
+def _of_call(call: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What a call is named in a message, and its name and arguments."""
+    for kind in _ARGUMENTS:
+        if kind in call:
+            return kind, call[kind]
+    return "function_call", call["function_call"]
+
+
+def _arguments(call: dict[str, Any]) -> str:
+    given = _of_call(call)[1]
+    return str(given.get("arguments", given.get("input")))
+
+
+def _logprobs(texts: Iterable[str], alternatives: int) -> dict[str, Any]:
+    """Log probabilities of a text: each piece is a token, and its only alternative itself."""
+    tokens = []
+    for text in texts:
+        token = {"token": text, "logprob": -0.25, "bytes": list(text.encode("utf-8", "replace"))}
+        tokens.append({**token, "top_logprobs": [token][:alternatives]})
+    return {"content": tokens, "refusal": None}
 
 
 def _usage(tokens: Tokens) -> dict[str, Any]:
@@ -211,15 +252,18 @@ def completion(answer: Answer, request: Asked, reply: Reply) -> bytes:
         del message["role"]
     if reasoning := said.text("reasoning"):
         message["reasoning_content"] = reasoning
-    if said.calls:
+    if said.calls and "function_call" in said.calls[0]:
+        message |= said.calls[0]
+    elif said.calls:
         message["tool_calls"] = said.calls
+    logprobs = None if request.logprobs is None else _logprobs(said.texts(), request.logprobs)
     data: dict[str, Any] = {
         "id": reply.id,
         "object": "chat.completion",
         "created": reply.created,
         "model": reply.model,
         "choices": [
-            {"index": index, "message": message, "logprobs": None, "finish_reason": said.finish_reason}
+            {"index": index, "message": message, "logprobs": logprobs, "finish_reason": said.finish_reason}
             for index in range(request.n)
         ],
         "usage": said.usage,
@@ -260,7 +304,9 @@ def _all_events(answer: Answer, request: Asked, reply: Reply) -> Iterator[Piece]
     trailer = {"usage": None} if with_usage else {}
 
     def chunk(index: int, delta: dict[str, Any], finish: str | None = None) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+        text = delta.get("content")
+        logprobs = _logprobs((text,), request.logprobs) if text and request.logprobs is not None else None
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         return event(_encode({**base, "choices": [choice], **trailer}))
 
     for index in range(request.n if answer.role else 0):
@@ -290,9 +336,13 @@ def _all_events(answer: Answer, request: Asked, reply: Reply) -> Iterator[Piece]
 def _call_deltas(calls: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Each call as OpenAI streams it: all but its arguments, then these a few letters at a time."""
     for index, call in enumerate(calls):
-        arguments = call["function"]["arguments"]
-        begun = {"index": index, **call, "function": {**call["function"], "arguments": ""}}
-        yield {"tool_calls": [begun]}
-        for start in range(0, len(arguments), CALL_LETTERS):
-            piece = arguments[start : start + CALL_LETTERS]
-            yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
+        arguments = _arguments(call)
+        kind, given = _of_call(call)
+        field = _ARGUMENTS.get(kind, "arguments")
+        pieces = [arguments[start : start + CALL_LETTERS] for start in range(0, len(arguments), CALL_LETTERS)]
+        if kind == "function_call":
+            yield {kind: {**given, field: ""}}
+            yield from ({kind: {field: piece}} for piece in pieces)
+            continue
+        yield {"tool_calls": [{"index": index, **call, kind: {**given, field: ""}}]}
+        yield from ({"tool_calls": [{"index": index, kind: {field: piece}}]} for piece in pieces)

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from penstock.errors import InvalidRequest
+from penstock.fake_upstream import strict_parts
 from penstock.fake_upstream.script import Fault
 from penstock.fake_upstream.shapes import texts
 from penstock.wire.chat import decode_chat
@@ -262,4 +263,6 @@ RULES: tuple[Callable[[Profile, dict[str, Any]], Fault | None], ...] = (
     _stream_options,
     _output,
     _context,
+    strict_parts.images,
+    strict_parts.strict_functions,
 )
