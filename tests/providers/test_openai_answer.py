@@ -155,7 +155,24 @@ def test_usage_beside_a_choice_is_nulled_where_it_was_not_asked_for() -> None:
     sent = reader.feed(ROLE + both + DONE) + reader.close()
     assert sent == ROLE + choices(step(b"{}", b'"stop"'), more=b',"usage":null') + DONE
     assert reader.usage == COUNTED
-    assert relay(ROLE, both, DONE, usage_asked=True) == null_usage(ROLE) + both + DONE
+
+
+def test_usage_beside_a_choice_gets_a_chunk_of_its_own_where_it_was_asked_for() -> None:
+    both = choices(step(b"{}", b'"stop"'), more=b',"usage":' + FIGURES)
+    nulled = choices(step(b"{}", b'"stop"'), more=b',"usage":null')
+    assert relay(ROLE, both, DONE, usage_asked=True) == null_usage(ROLE) + nulled + USAGE + DONE
+    assert relay(ROLE, both, USAGE, usage_asked=True) == null_usage(ROLE) + nulled + USAGE + DONE
+
+
+def test_of_running_totals_only_the_last_is_given_and_noted() -> None:
+    early = choices(step(b'{"content":"x"}'), more=b',"usage":{"prompt_tokens":87,"completion_tokens":1}')
+    late = choices(step(b"{}", b'"stop"'), more=b',"usage":' + FIGURES)
+    reader = stream_reader(usage_asked=True)
+    sent = reader.feed(early + late + DONE) + reader.close()
+    *chunks, last = [json.loads(one[6:]) for one in sent.split(b"\n\n")[:-2]]
+    assert [chunk["usage"] for chunk in chunks] == [None, None]
+    assert (last["choices"], last["usage"]) == ([], json.loads(FIGURES))
+    assert reader.usage == COUNTED
 
 
 def test_chunks_without_a_choice_reach_only_callers_that_asked_for_usage() -> None:
@@ -255,6 +272,51 @@ def test_a_choice_that_was_not_asked_for_is_refused(index: int) -> None:
     assert fault_of(choices(step(b'{"content":"a"}', index=index))).kind is FailureKind.MALFORMED
 
 
+def test_choices_without_an_index_get_their_place() -> None:
+    bare = [
+        step(b'{"role":"assistant","content":"a"}').replace(b'"index":0,', member) for member in (b"", b'"index":null,')
+    ]
+    sent = relay(choices(bare[0]), STOP)
+    assert [(choice["index"], choice["delta"]["content"]) for choice in deltas(sent)[:1]] == [(0, "a")]
+    ends = step(b"{}", b'"stop"').replace(b'"index":0,', b"")
+    sent = relay(choices(*bare), choices(ends, ends), n=2)
+    assert [choice["index"] for choice in deltas(sent)] == [0, 1, 0, 1]
+
+
+def test_content_in_parts_is_joined_and_thinking_becomes_reasoning() -> None:
+    parts = (
+        b'{"content":[{"type":"thinking","thinking":[{"type":"text","text":"hm"}]},{"type":"text","text":"\xc3\xa9"}]}'
+    )
+    sent = relay(ROLE, choices(step(parts)), STOP)
+    assert deltas(sent)[1]["delta"] == {"content": "\u00e9", "reasoning_content": "hm"}
+
+
+@pytest.mark.parametrize("parts", [b'[{"type":"image"}]', b'["x"]', b'[{"type":"text","text":1}]', b'[{"type":"text"'])
+def test_content_in_parts_that_nobody_knows_is_malformed(parts: bytes) -> None:
+    assert fault_of(ROLE, choices(step(b'{"content":%b}' % parts))).kind is FailureKind.MALFORMED
+
+
+def test_calls_that_were_free_end_as_calls_and_named_ones_as_the_server_says() -> None:
+    assert deltas(relay(ROLE, first_call(), more_of_call(), STOP))[-1]["finish_reason"] == "tool_calls"
+    reader = StreamReader("acme", False, 1, Naming("gpt-5.4", lambda: 0), bound=True)
+    sent = reader.feed(ROLE + first_call() + more_of_call() + STOP) + reader.close()
+    assert deltas(sent)[-1]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(("end", "more"), [(b"tool_calls", {"arguments": "{}"}), (b"length", None)])
+def test_a_call_without_arguments_gets_an_empty_object_unless_it_was_cut_off(end: bytes, more: Any) -> None:
+    last = deltas(relay(ROLE, first_call(), choices(step(b"{}", b'"%b"' % end))))[-1]["delta"]
+    assert last == ({} if more is None else {"tool_calls": [{"index": 0, "function": more}]})
+
+
+def test_a_call_that_never_gets_a_name_is_a_fault() -> None:
+    failure = fault_of(ROLE, TEXT, more_of_call(), CALLED)
+    assert (failure.kind, failure.message) == (
+        FailureKind.MALFORMED,
+        "The provider 'acme' called a tool without naming it.",
+    )
+
+
 def test_reasoning_is_relayed_under_the_name_that_clients_know() -> None:
     sent = relay(ROLE, choices(step(b'{"content":"","reasoning":"hm"}')), STOP)
     assert deltas(sent)[1]["delta"] == {"content": "", "reasoning": "hm", "reasoning_content": "hm"}
@@ -346,6 +408,8 @@ def test_tool_calls_that_are_none_or_too_many_are_refused(calls: bytes) -> None:
         (b'{"error":{"message":"m","type":"BadRequestError","code":400}}', FailureKind.INVALID),
         (b'{"object":"error","message":"m","type":"BadRequestError","code":400}', FailureKind.INVALID),
         (b'{"error":"overloaded"}', FailureKind.UNAVAILABLE),
+        (b'{"message":"m","type":"rate_limit_error","param":null,"code":null}', FailureKind.RATE_LIMITED),
+        (b'{"type":"error","code":"server_error"}', FailureKind.UNAVAILABLE),
     ],
 )
 def test_an_error_in_the_answer_ends_it_by_what_it_says(error: bytes, kind: FailureKind) -> None:

@@ -63,8 +63,13 @@ def with_message(**members: Any) -> dict[str, Any]:
         with_choice(logprobs={"content": [{"token": "P", "logprob": -0.1, "bytes": [80], "top_logprobs": []}]}),
         with_message(content=None, refusal="I will not."),
         with_message(reasoning="hm", reasoning_content="hm"),
-        with_message(
-            content=None, tool_calls=[{"id": "c", "type": "custom", "custom": {"name": "t", "input": "text"}}]
+        with_choice(
+            finish_reason="tool_calls",
+            message=varied(
+                MESSAGE,
+                content=None,
+                tool_calls=[{"id": "c", "type": "custom", "custom": {"name": "t", "input": "text"}}],
+            ),
         ),
         varied(WHOLE, choices=[CHOICE, {**CHOICE, "index": 1}]),
     ],
@@ -135,7 +140,25 @@ def test_content_in_parts_becomes_their_text() -> None:
     assert mended(with_message(content=parts)) == WHOLE
 
 
-@pytest.mark.parametrize("content", [["Paris."], 7, {"text": "Paris."}, [{"type": "image", "image": "x"}]])
+def test_thinking_parts_become_reasoning() -> None:
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "France"}, {"type": "text", "text": "?"}]}
+    parts = [thinking, {"type": "text", "text": "Paris."}]
+    message = mended(with_message(content=parts))["choices"][0]["message"]
+    assert message == {**MESSAGE, "reasoning_content": "France?"}
+
+
+def test_parts_that_nobody_knows_are_not_mended() -> None:
+    with pytest.raises(ValueError, match="neither text nor reasoning"):
+        mended(with_message(content=[{"type": "image", "image": "x"}]))
+
+
+def test_calls_that_were_free_end_as_calls() -> None:
+    called = with_message(content=None, tool_calls=[CALL])
+    assert mended(called)["choices"][0]["finish_reason"] == "tool_calls"
+    assert is_sound(decode_completion(json.dumps(called).encode()), bound=True)
+
+
+@pytest.mark.parametrize("content", [["Paris."], 7, {"text": "Paris."}])
 def test_content_that_is_no_text_is_not_read(content: Any) -> None:
     with pytest.raises(msgspec.ValidationError):
         decode_completion(json.dumps(with_message(content=content)).encode())

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.wire.tool_calls import CallMending, ToolCalls, mend_calls
+from penstock.wire.tool_calls import MAX_WAITING, ToolCalls, mend_calls, without_arguments
 
 
 def mend(*chunks: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -16,10 +17,14 @@ def mend(*chunks: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     found = []
     for chunk in chunks:
         mendings = calls.study(chunk)
-        found.append(
-            chunk if mendings is None else msgspec.json.decode(mend_calls(msgspec.json.encode(chunk), mendings))
-        )
+        mended = mend_calls(msgspec.json.encode(chunk), mendings)
+        found.append(msgspec.json.decode(msgspec.json.encode(mended)))
     return found
+
+
+def function(name: str, arguments: Any = "", **members: Any) -> dict[str, Any]:
+    """The first delta of a call."""
+    return {**members, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def test_deltas_in_order_need_nothing() -> None:
@@ -32,11 +37,64 @@ def test_deltas_in_order_need_nothing() -> None:
     assert calls.study([{"index": 0, "function": {"arguments": "}"}}, {"index": 1, "custom": {"input": "x"}}]) is None
 
 
-def test_an_id_or_a_name_that_comes_late_is_kept() -> None:
+def test_a_call_is_begun_once_it_has_a_name_and_with_all_that_came_before() -> None:
+    early, named, more = mend(
+        [{"index": 0, "id": "a", "function": {"arguments": '{"x"'}}],
+        [{"index": 0, "function": {"name": "f", "arguments": ":1"}}],
+        [{"index": 0, "function": {"arguments": "}"}}],
+    )
+    assert early == []
+    assert named == [{"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x":1'}}]
+    assert more == [{"index": 0, "function": {"arguments": "}"}}]
+
+
+def test_calls_are_numbered_in_the_order_in_which_they_get_their_names() -> None:
+    calls = mend([{"index": 0, "id": "a"}, function("g", index=1, id="b")], [function("f", index=0)])
+    assert [[(call["index"], call["id"]) for call in chunk] for chunk in calls] == [[(0, "b")], [(1, "a")]]
+
+
+def test_a_missing_id_is_made_and_one_that_comes_late_is_dropped() -> None:
+    (begun,), (more,) = mend([function("f", index=0)], [{"index": 0, "id": "late", "function": {"arguments": "{}"}}])
+    assert begun["id"].startswith("call_")
+    assert more == {"index": 0, "function": {"arguments": "{}"}}
+
+
+def test_calls_without_ids_and_indexes_are_told_apart_by_their_names_and_arguments() -> None:
+    calls = mend(
+        [function("f", "{}")], [function("f", {"x": 1})], [function("g", ""), {"function": {"arguments": "{}"}}]
+    )
+    assert [(call["index"], call["function"]["arguments"]) for chunk in calls for call in chunk] == [
+        (0, "{}"),
+        (1, '{"x":1}'),
+        (2, ""),
+        (2, "{}"),
+    ]
+    assert len({call["id"] for chunk in calls for call in chunk if "id" in call}) == 3
+
+
+@pytest.mark.parametrize("kind", [None, "", "tool"])
+def test_a_call_gets_its_type(kind: str | None) -> None:
+    (begun,), (more,) = mend(
+        [{**function("f", index=0, id="a"), "type": kind}],
+        [{"index": 0, "type": kind, "function": {"arguments": "{}"}}],
+    )
+    assert begun["type"] == "function"
+    assert more.get("type") in ((None,) if kind else (None, kind))
+
+
+def test_arguments_that_wait_for_a_name_are_bounded() -> None:
     calls = ToolCalls()
-    assert calls.study([{"index": 0, "function": {"arguments": ""}}]) is None
-    assert calls.study([{"index": 0, "id": "a", "function": {"name": "f"}}]) is None
-    assert calls.study([{"index": 0, "id": "a", "function": {"name": "f"}}]) == (CallMending(0, True, True),)
+    calls.study([{"index": 0, "function": {"arguments": "x" * MAX_WAITING}}])
+    with pytest.raises(ValueError, match="without a name"):
+        calls.study([{"index": 0, "function": {"arguments": "x"}}])
+
+
+def test_calls_whose_arguments_never_came_are_known() -> None:
+    calls = ToolCalls()
+    calls.study([function("f", index=0, id="a"), function("g", "{}", index=1, id="b")])
+    assert calls.bare == (0,)
+    assert not calls.nameless
+    assert without_arguments((0,)) == [{"index": msgspec.Raw(b"0"), "function": msgspec.Raw(b'{"arguments":"{}"}')}]
 
 
 def test_a_new_id_under_a_used_index_begins_a_new_call() -> None:
@@ -48,9 +106,10 @@ def test_a_new_id_under_a_used_index_begins_a_new_call() -> None:
 
 
 def test_a_missing_function_is_put_in_and_null_arguments_become_empty() -> None:
-    assert mend([{"index": 0, "id": "a"}], [{"index": 0, "function": {"arguments": None}}]) == [
-        [{"index": 0, "id": "a", "function": {}}],
-        [{"index": 0, "function": {"arguments": ""}}],
+    begun = function("f", index=0, id="a")
+    assert mend([begun], [{"index": 0}, {"index": 0, "function": {"arguments": None}}]) == [
+        [begun],
+        [{"index": 0, "function": {"arguments": ""}}, {"index": 0, "function": {"arguments": ""}}],
     ]
 
 
@@ -79,7 +138,7 @@ def test_what_has_been_mended_needs_no_mending(chunks: list[list[dict[str, Any]]
     mended = mend(*chunks)
     again = ToolCalls()
     for chunk in mended:
-        assert again.study(chunk) is None
+        assert not chunk or again.study(chunk) is None
     begun: list[int] = []
     for delta in (delta for chunk in mended for delta in chunk):
         if delta["index"] not in begun:

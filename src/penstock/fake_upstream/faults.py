@@ -418,6 +418,10 @@ def _arguments_object(call: Object) -> None:
     call["function"]["arguments"] = msgspec.json.decode(call["function"]["arguments"])
 
 
+def _arguments_none(call: Object) -> None:
+    call["function"]["arguments"] = ""
+
+
 def _no_calls(holder: Object) -> None:
     holder.setdefault("tool_calls", [])
 
@@ -510,6 +514,11 @@ FAULTS: dict[str, NamedFault] = {
     "call_arguments_null": NamedFault("null for arguments that are empty", stream=_calls(_call_arguments_null)),
     "call_arguments_object": NamedFault(
         "a tool call's arguments as an object", stream=_call_arguments_object, whole=_message_call(_arguments_object)
+    ),
+    "call_arguments_none": NamedFault(
+        "no arguments, where an empty object is meant",
+        stream=_calls(_arguments_none),
+        whole=_message_call(_arguments_none),
     ),
     "calls_empty": NamedFault(
         "an empty list of tool calls on every delta or in the message",

@@ -59,8 +59,8 @@ class Dialect(msgspec.Struct, frozen=True):
     usually holds its key, used for the service's own base_url alone. `key_header`: where the key goes, as a bearer
     token if it is authorization. `families`: what its models take. `stream_options`: whether it takes that parameter;
     where not, it reports usage unasked. `reasoning`: where reasoning text comes; "tags" among it means that it may
-    come between think tags in the content. `usage`: where a stream reports it, in words. `source`: the page that says
-    so.
+    come between think tags in the content. In words: `usage`, where a stream reports it, and `quirks`, what else a
+    reader of its answers must bear. `source`: the page that says so.
     """
 
     base_url: str | None
@@ -70,6 +70,7 @@ class Dialect(msgspec.Struct, frozen=True):
     stream_options: bool = True
     reasoning: tuple[Reasoning, ...] = ()
     usage: str = ""
+    quirks: str = ""
     source: str = ""
 
 
@@ -159,10 +160,11 @@ class OpenAI:
         if isinstance(asked, NeighbourRequest):
             return neighbour_reader(self.name, asked)
         inner: Reader
+        bound = asked.tool_choice not in (None, "auto")
         if asked.stream:
-            inner = StreamReader(self.name, asked.include_usage, asked.n, Naming(target.model, self._now))
+            inner = StreamReader(self.name, asked.include_usage, asked.n, Naming(target.model, self._now), bound)
         else:
-            inner = BodyReader(self.name, target.model, self._now)
+            inner = BodyReader(self.name, target.model, self._now, bound)
         if asked.stop or self._tags or target.drop_unsupported:
             return self._rewriter(inner, asked, target)
         return inner

@@ -27,15 +27,19 @@ from penstock.wire.answer import (
     BROKEN,
     Chunk,
     ChunkChoice,
+    Delta,
     Mending,
     decode_chunk,
+    decode_error,
     error_of,
+    join_content,
     mend_chunk,
     misnamed_reasoning,
+    usage_chunk,
 )
 from penstock.wire.completion import Completion, decode_completion, is_sound, mend
 from penstock.wire.envelope import error_event
-from penstock.wire.finish import DOCUMENTED, finish_reason
+from penstock.wire.finish import CUT, DOCUMENTED, finish_reason
 from penstock.wire.naming import Naming
 from penstock.wire.sse import DONE, EventTooLarge, SseReader, event
 from penstock.wire.tool_calls import CallMending, ToolCalls
@@ -68,6 +72,17 @@ def _with_usage(data: bytes) -> bytes:
     return data.rstrip()[:-1] + b',"usage":null}'
 
 
+def _says_something(delta: Delta) -> bool:
+    return bool(
+        delta.content
+        or delta.refusal
+        or delta.reasoning_content
+        or delta.reasoning
+        or delta.tool_calls
+        or delta.function_call
+    )
+
+
 class _Body(Enum):
     """What the first bytes of an answer to a streamed request turned out to be."""
 
@@ -81,10 +96,13 @@ class StreamReader:
 
     __slots__ = (
         "_begun",
+        "_beside",
         "_body",
+        "_bound",
         "_calls",
         "_fault",
         "_finished",
+        "_is_events",
         "_n",
         "_naming",
         "_provider",
@@ -101,7 +119,8 @@ class StreamReader:
     aborts = False
     head = b""
 
-    def __init__(self, provider: str, usage_asked: bool, n: int, naming: Naming) -> None:
+    def __init__(self, provider: str, usage_asked: bool, n: int, naming: Naming, bound: bool = False) -> None:
+        """`bound`: the caller named a tool to call, and "stop" is then a right end of the call."""
         self.committed = False
         self.done = False
         self.usage: Usage | None = None
@@ -109,13 +128,16 @@ class StreamReader:
         self._usage_asked = usage_asked
         self._n = n
         self._naming = naming
+        self._bound = bound
         self._sse = SseReader()
         self._body = _Body.UNKNOWN
+        self._is_events = False
         self._stray = b""
         self._seen_event = False
         self._begun = False
         self._finished: dict[int, bool] = {}  # the choices seen, by index
         self._usage_event = b""
+        self._beside = False  # whether that usage stood beside choices
         self._calls: dict[int, ToolCalls] = {}
         self._fault: ProviderFault | None = None
 
@@ -123,7 +145,7 @@ class StreamReader:
         """Take the next bytes; return the events that the client may have now."""
         if self.done:
             return b""
-        if self._body is not _Body.EVENTS and self._is_stray(data):
+        if not self._is_events and self._is_stray(data):
             return b""
         fault = None
         try:
@@ -131,7 +153,7 @@ class StreamReader:
         except EventTooLarge as error:
             found = error.events
             fault = _fault(self._provider, "sent an event that is too large")
-        events, untouched, naming = [], self._sse.plain, self._naming
+        events, untouched = [], self._sse.plain
         try:
             for one in found:
                 if len(one) < 16 and one.strip() == _DONE:
@@ -139,8 +161,6 @@ class StreamReader:
                     untouched = False
                     break
                 result = self._read(one)
-                if result and not (result.startswith(naming.before) and result.endswith(naming.after)):
-                    result = self._name(result)
                 if result is not one:
                     untouched = False
                 if result:
@@ -167,8 +187,17 @@ class StreamReader:
         if not self._finished or not all(self._finished.values()):
             raise _no_finish(self._provider)
         self.done, self.committed = True, self._begun
-        usage = event(self._name(self._usage_event)) if self._usage_event else b""
-        return rest + usage + DONE
+        return rest + self._last_usage() + DONE
+
+    def _last_usage(self) -> bytes:
+        """The event with the usage, if the caller asked for it and the upstream reported any."""
+        data = self._usage_event
+        if not data:
+            return b""
+        try:
+            return event(self._naming.mend(usage_chunk(data) if self._beside else data))
+        except BROKEN:
+            raise _not_a_chunk(self._provider) from None
 
     def error_event(self, refusal: Refusal) -> bytes:
         """The event that ends a stream in an error."""
@@ -185,7 +214,7 @@ class StreamReader:
                 if fault.failure.kind is not FailureKind.MALFORMED:
                     raise
                 break
-            return event(self._name(result)) if result else b""
+            return event(result) if result else b""
         return b""
 
     def _name(self, data: bytes) -> bytes:
@@ -203,16 +232,14 @@ class StreamReader:
             if not data.isascii():
                 data.decode()
         except BROKEN:
-            raise _not_a_chunk(self._provider) from None
-        if chunk.error or chunk.object == "error":
-            raise ProviderFault(failure_in_band(self._provider, error_of(chunk)))
-        usage = None if chunk.usage is UNSET else chunk.usage
-        if usage is not None:
-            self.usage = usage_of(usage) or self.usage
-        elif isinstance(chunk.x_groq, dict):
-            self.usage = usage_of(chunk.x_groq.get("usage")) or self.usage
+            data, chunk = self._read_parts(data)
+        if chunk.error:
+            raise ProviderFault(failure_in_band(self._provider, chunk.error))
         if not chunk.choices:
             return self._read_unchosen(data, chunk)
+        naming = self._naming
+        if not data.startswith(naming.before) or (naming.after and not data.endswith(naming.after)):
+            data = self._name(data)
         mendings: list[Mending] | None = None
         openings: list[int] = []
         for place, choice in enumerate(chunk.choices):
@@ -226,15 +253,41 @@ class StreamReader:
                 or delta.tool_calls
                 or not self._begun
             ):
-                mending = self._study(choice, openings)
+                mending = self._study(choice, place, openings)
                 if mending is not None:
                     if mendings is None:
                         mendings = [_AS_IT_IS] * len(chunk.choices)
                     mendings[place] = mending
-        drop_usage = usage is not None and not self._usage_asked
-        if mendings is not None or drop_usage:
-            data = self._mend(data, mendings or (), openings, drop_usage)
+        beside = bool(chunk.usage) or chunk.x_groq is not None
+        if beside:
+            beside = self._note_usage(data, chunk)
+        if mendings is not None or beside:
+            data = self._mend(data, mendings or (), openings, drop_usage=beside)
         return _with_usage(data) if chunk.usage is UNSET and self._usage_asked else data
+
+    def _read_parts(self, data: bytes) -> tuple[bytes, Chunk]:
+        """The chunk with its content joined, where what is wrong with it is content in parts."""
+        try:
+            data.decode()
+            data = join_content(data)
+            return data, decode_chunk(data)
+        except (*BROKEN, ValueError):
+            raise _not_a_chunk(self._provider) from None
+
+    def _note_usage(self, data: bytes, chunk: Chunk) -> bool:
+        """Note usage beside choices; whether it stands under the name that clients read, and is to be taken out.
+
+        Some servers report running totals, which LangChain adds up; the last of them is given in a chunk of its own.
+        """
+        if not chunk.usage:
+            self.usage = (usage_of(chunk.x_groq.get("usage")) if isinstance(chunk.x_groq, dict) else None) or self.usage
+            return False
+        counted = usage_of(chunk.usage)
+        if counted is not None:
+            self.usage = counted
+            if self._usage_asked:
+                self._usage_event, self._beside = data, True
+        return True
 
     def _mend(
         self, data: bytes, mendings: Sequence[Mending] = (), openings: Sequence[int] = (), drop_usage: bool = False
@@ -245,19 +298,26 @@ class StreamReader:
             raise _not_a_chunk(self._provider) from None
 
     def _read_unchosen(self, data: bytes, chunk: Chunk) -> bytes:
-        """A chunk without a choice: the usage event, an upstream's own notice, or no chunk at all."""
+        """A chunk without a choice: the usage event, an upstream's own notice, a bare error, or no chunk at all."""
+        usage = None if chunk.usage is UNSET else chunk.usage
+        if chunk.choices is None and usage is None:
+            error = error_of(decode_error(data), alone=True)
+            if error is not None:
+                raise ProviderFault(failure_in_band(self._provider, error))
+            return b""
+        if usage is not None:
+            self.usage = usage_of(usage) or self.usage
         if not self._usage_asked:
             return b""  # clients that did not ask for usage index into choices
-        if chunk.usage is not UNSET and chunk.usage is not None:
-            self._usage_event = self._mend(data) if chunk.choices is None else data
+        if usage is not None:
+            self._usage_event, self._beside = (self._mend(data) if chunk.choices is None else data), False
             return b""
-        if chunk.choices is None:
-            return b""
-        return _with_usage(data) if chunk.usage is UNSET else data
+        named = self._name(data)
+        return _with_usage(named) if named and chunk.usage is UNSET else named
 
-    def _study(self, choice: ChunkChoice, openings: list[int]) -> Mending | None:
+    def _study(self, choice: ChunkChoice, place: int, openings: list[int]) -> Mending | None:
         """Note a choice's beginning and end; say what is wrong with it, or None. Adds to `openings` what it skips."""
-        index, delta = choice.index, choice.delta
+        index, delta = place if choice.index is None else choice.index, choice.delta
         role: bool | None = None
         if index not in self._finished:
             if not 0 <= index < self._n:
@@ -269,35 +329,37 @@ class StreamReader:
                 role = True
         elif delta is not None and delta.role is not None:
             role = False
-        finish = choice.finish_reason is not None and (not choice.finish_reason or self._finished[index])
-        reason = None
-        if choice.finish_reason:
-            if choice.finish_reason not in DOCUMENTED:
-                reason = self._documented(choice.finish_reason)
-            self._finished[index] = True
-        if not self._begun:
-            self._begun = bool(choice.finish_reason) or (
-                delta is not None
-                and bool(
-                    delta.content
-                    or delta.refusal
-                    or delta.reasoning_content
-                    or delta.reasoning
-                    or delta.tool_calls
-                    or delta.function_call
-                )
-            )
         calls = self._study_calls(index, delta.tool_calls) if delta is not None and delta.tool_calls else None
-        sound = role is None and not finish and reason is None and not openings and calls is None
-        if sound and delta is not None and not misnamed_reasoning(delta):
+        finish = choice.finish_reason is not None and (not choice.finish_reason or self._finished[index])
+        reason: str | None = None
+        bare: tuple[int, ...] = ()
+        if choice.finish_reason and not finish:
+            reason, bare = self._study_end(index, choice.finish_reason)
+        self._begun = self._begun or bool(choice.finish_reason) or (delta is not None and _says_something(delta))
+        sound = role is None and not finish and reason is None and not openings and calls is None and not bare
+        if sound and delta is not None and choice.index is not None and not misnamed_reasoning(delta):
             return None
-        return Mending(role, finish, reason, calls)
+        return Mending(role, finish, None if choice.index == index else index, reason, calls, bare)
 
-    def _documented(self, reason: str) -> str:
-        documented = finish_reason(reason)
+    def _study_end(self, index: int, found: str) -> tuple[str | None, tuple[int, ...]]:
+        """Note the end of a choice.
+
+        The finish_reason in place of the server's own, or None where that is right, and the calls whose arguments never
+        came: none are an empty object, unless the answer was cut off.
+        """
+        self._finished[index] = True
+        documented = found if found in DOCUMENTED else finish_reason(found)
         if documented is None:
-            raise _given_up(self._provider, reason)
-        return documented
+            raise _given_up(self._provider, found)
+        calls = self._calls.get(index)
+        bare: tuple[int, ...] = ()
+        if calls is not None:
+            if calls.nameless:
+                raise _fault(self._provider, "called a tool without naming it")
+            if documented == "stop" and not self._bound:
+                documented = "tool_calls"
+            bare = calls.bare if documented not in CUT else ()
+        return None if documented == found else documented, bare
 
     def _study_calls(self, index: int, deltas: Any) -> tuple[CallMending, ...] | None:
         try:
@@ -314,6 +376,7 @@ class StreamReader:
             if first:
                 self._body = _Body.JSON if first == b"{" else _Body.EVENTS
         if self._body is not _Body.JSON:
+            self._is_events = self._body is _Body.EVENTS
             return False
         self._stray += data
         if len(self._stray) > MAX_STRAY_BYTES:
@@ -322,7 +385,7 @@ class StreamReader:
 
     def _stray_fault(self) -> ProviderFault:
         try:
-            error = error_of(decode_completion(self._stray.lstrip(b"\xef\xbb\xbf")))
+            error = error_of(decode_error(self._stray.lstrip(b"\xef\xbb\xbf")), alone=b'"choices"' not in self._stray)
         except BROKEN:
             error = None
         if error is not None:
@@ -333,18 +396,20 @@ class StreamReader:
 class BodyReader:
     """Reads one whole answer; see `providers.base.Reader`. The caller bounds how much it feeds."""
 
-    __slots__ = ("_model", "_now", "_parts", "_provider", "committed", "done", "usage")
+    __slots__ = ("_bound", "_model", "_now", "_parts", "_provider", "committed", "done", "usage")
 
     aborts = False
     head = b""
 
-    def __init__(self, provider: str, model: str, now: Callable[[], float]) -> None:
+    def __init__(self, provider: str, model: str, now: Callable[[], float], bound: bool = False) -> None:
+        """`bound`: see `StreamReader`. `model`: the one asked for; `now`: Unix seconds."""
         self.committed = False
         self.done = False
         self.usage: Usage | None = None
         self._provider = provider
         self._model = model
         self._now = now
+        self._bound = bound
         self._parts: list[bytes] = []
 
     def feed(self, data: bytes) -> bytes:
@@ -362,14 +427,14 @@ class BodyReader:
                 body.decode()
         except BROKEN:
             raise _fault(self._provider, _name_body(body)) from None
-        error = error_of(answer)
+        error = error_of(answer, alone=answer.choices is None)
         if error is not None:
             raise ProviderFault(failure_in_band(self._provider, error))
         self._check(answer)
-        if not is_sound(answer):
+        if not is_sound(answer, self._bound):
             try:
-                body = mend(body, answer, self._model, self._now())
-            except BROKEN:
+                body = mend(body, answer, self._model, self._now(), self._bound)
+            except (*BROKEN, ValueError):
                 raise _fault(self._provider, _name_body(body)) from None
         self.usage = usage_of(answer.usage)
         self.committed = self.done = True

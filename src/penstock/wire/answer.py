@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from penstock.wire.tool_calls import CallMending, mend_calls
+from penstock.wire.parts import join
+from penstock.wire.tool_calls import CallMending, mend_calls, without_arguments
 
 RawObject = dict[str, msgspec.Raw]
 
@@ -43,9 +44,9 @@ class Delta(msgspec.Struct, gc=False):
 
 
 class ChunkChoice(msgspec.Struct, gc=False):
-    """One choice in a chunk. `delta` is None when the server sent null or nothing."""
+    """One choice in a chunk. `index` and `delta` are None when the server sent null or nothing."""
 
-    index: int = 0
+    index: int | None = None
     delta: Delta | None = None
     finish_reason: str | None = None
 
@@ -63,23 +64,29 @@ class ErrorInPlace(msgspec.Struct, gc=False):
     code: Any = None
 
 
-class Chunk(ErrorInPlace, gc=False):
-    """A chat.completion.chunk, or the error object that came in its place. `x_groq` is where Groq put its usage first."""
+class Chunk(msgspec.Struct, gc=False):
+    """A chat.completion.chunk, or what came in its place. `x_groq` is where Groq put its usage first."""
 
     choices: list[ChunkChoice] | None = None
     usage: Any = msgspec.UNSET
+    error: Any = None
     x_groq: Any = None
 
 
 decode_chunk = msgspec.json.Decoder(Chunk).decode
+decode_error = msgspec.json.Decoder(ErrorInPlace).decode
 decode_any = msgspec.json.Decoder().decode
 
 
-def error_of(answer: ErrorInPlace) -> Any:
-    """The error in an answer, or None: a member `error`, or the answer itself where it says that it is one."""
+def error_of(answer: ErrorInPlace, alone: bool) -> Any:
+    """The error in an answer, or None: a member `error`, or the answer itself where it says that it is one.
+
+    `alone`: there are no choices beside it, so that a `message` is an error's: servers that name an event `error` put
+    just this in it.
+    """
     if answer.error:
         return answer.error
-    if answer.object == "error":
+    if "error" in (answer.object, answer.type) or (alone and isinstance(answer.message, str)):
         return {"message": answer.message, "type": answer.type, "code": answer.code}
     return None
 
@@ -87,13 +94,16 @@ def error_of(answer: ErrorInPlace) -> Any:
 class Mending(msgspec.Struct, frozen=True):
     """What is wrong with one choice of a chunk: `role` True adds it, False drops it; `finish` drops a finish_reason.
 
-    `reason`: the documented finish_reason in place of its own. `calls`: what is wrong with its tool calls, if anything.
+    `index`: the one in place of none. `reason`: the finish_reason in place of the server's own. `calls`: what is wrong
+    with its tool calls, if anything. `bare`: those, by index, that get an empty object for arguments.
     """
 
     role: bool | None = None
     finish: bool = False
+    index: int | None = None
     reason: str | None = None
     calls: tuple[CallMending, ...] | None = None
+    bare: tuple[int, ...] = ()
 
 
 def mend_chunk(
@@ -120,18 +130,44 @@ def mend_chunk(
 
 def _mend_choice(choice: RawObject, mending: Mending) -> None:
     delta = _raw_object.decode(choice["delta"]) if choice.get("delta", _NULL) != _NULL else {}
+    if mending.index is not None:
+        choice["index"] = msgspec.Raw(b"%d" % mending.index)
     if mending.role is not None:
         delta.pop("role", None)
     if mending.role:
         delta = {"role": msgspec.Raw(b'"assistant"'), **delta}
-    if mending.calls is not None:
-        delta["tool_calls"] = msgspec.Raw(mend_calls(bytes(delta["tool_calls"]), mending.calls))
+    if mending.calls is not None or mending.bare:
+        calls = mend_calls(bytes(delta.pop("tool_calls", _NULL)), mending.calls) + without_arguments(mending.bare)
+        if calls:
+            delta["tool_calls"] = msgspec.Raw(_json.encode(calls))
     name_reasoning(delta)
     choice["delta"] = msgspec.Raw(_json.encode(delta))
     if mending.finish:
         choice["finish_reason"] = _NULL
     elif mending.reason is not None:
         choice["finish_reason"] = msgspec.Raw(_json.encode(mending.reason))
+
+
+def join_content(data: bytes) -> bytes:
+    """A chunk whose deltas have their content in parts, with each joined. Raises ValueError where it is none."""
+    chunk = _raw_object.decode(data)
+    choices = _raw_objects.decode(chunk.get("choices", _NULL))
+    for choice in choices:
+        delta = _raw_object.decode(choice.get("delta", _NULL))
+        if bytes(delta.get("content", _NULL))[:1] != b"[":
+            continue
+        text, reasoning = join(decode_any(delta["content"]))
+        delta["content"] = msgspec.Raw(_json.encode(text))
+        if reasoning:
+            delta["reasoning_content"] = msgspec.Raw(_json.encode(reasoning))
+        choice["delta"] = msgspec.Raw(_json.encode(delta))
+    chunk["choices"] = msgspec.Raw(_json.encode(choices))
+    return _json.encode(chunk)
+
+
+def usage_chunk(data: bytes) -> bytes:
+    """The chunk without its choices: the last one, for its usage alone."""
+    return _json.encode({**_raw_object.decode(data), "choices": msgspec.Raw(b"[]")})
 
 
 def _opening(index: int) -> dict[str, Any]:

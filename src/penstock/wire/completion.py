@@ -18,10 +18,9 @@ from typing import Any
 import msgspec
 
 from penstock.wire.answer import ErrorInPlace, RawObject, misnamed_reasoning, name_reasoning
-from penstock.wire.finish import DOCUMENTED, finish_reason
+from penstock.wire.finish import CUT, DOCUMENTED, finish_reason
+from penstock.wire.parts import join
 from penstock.wire.usage import usage_of
-
-_CUT = frozenset({"length", "content_filter"})  # what was being written is not whole
 
 _ABSENT = msgspec.Raw()
 _NULL = msgspec.Raw(b"null")
@@ -32,17 +31,11 @@ _objects = msgspec.json.Decoder(list[RawObject]).decode
 _anything = msgspec.json.Decoder().decode
 
 
-class Part(msgspec.Struct, gc=False):
-    """One text of a content in parts."""
-
-    text: str
-
-
 class Message(msgspec.Struct, gc=False):
     """The message of a whole answer."""
 
     role: Any = None
-    content: str | list[Part] | msgspec.UnsetType | None = msgspec.UNSET
+    content: str | list[dict[str, Any]] | msgspec.UnsetType | None = msgspec.UNSET
     refusal: msgspec.Raw = _ABSENT
     reasoning_content: Any = None
     reasoning: Any = None
@@ -72,8 +65,11 @@ class Completion(ErrorInPlace, gc=False):
 decode_completion = msgspec.json.Decoder(Completion).decode
 
 
-def is_sound(answer: Completion) -> bool:
-    """Whether an answer that has choices, each with a message and an end, holds all that it must in the right form."""
+def is_sound(answer: Completion, bound: bool = False) -> bool:
+    """Whether an answer that has choices, each with a message and an end, holds all that it must in the right form.
+
+    `bound`: the caller named a tool to call, and "stop" is then a right end of the call.
+    """
     return (
         _is_text(answer.id)
         and answer.object == "chat.completion"
@@ -81,18 +77,19 @@ def is_sound(answer: Completion) -> bool:
         and _is_text(answer.model)
         and answer.error is msgspec.UNSET
         and _adds_up(answer.usage)
-        and all(_is_sound(choice, place) for place, choice in enumerate(answer.choices or ()))
+        and all(_is_sound(choice, place, bound) for place, choice in enumerate(answer.choices or ()))
     )
 
 
-def _is_sound(choice: CompletionChoice, place: int) -> bool:
-    message, cut = choice.message, choice.finish_reason in _CUT
+def _is_sound(choice: CompletionChoice, place: int, bound: bool) -> bool:
+    message, cut = choice.message, choice.finish_reason in CUT
     return (
         message is not None
         and type(choice.index) is int
         and choice.index == place
         and choice.logprobs is not _ABSENT
         and choice.finish_reason in DOCUMENTED
+        and (bound or choice.finish_reason != "stop" or not message.tool_calls)
         and message.role == "assistant"
         and (message.content is None or type(message.content) is str)
         and message.refusal is not _ABSENT
@@ -102,11 +99,11 @@ def _is_sound(choice: CompletionChoice, place: int) -> bool:
     )
 
 
-def mend(body: bytes, answer: Completion, model: str, now: float) -> bytes:
+def mend(body: bytes, answer: Completion, model: str, now: float, bound: bool = False) -> bytes:
     """`body`, of which `answer` is the decoded form, made whole. `model` is the one asked for, `now` in Unix seconds.
 
     Each choice must have a message and a finish_reason that is not one of an answer given up. Raises what decoding
-    raises where a member that nothing had looked into turns out to be broken.
+    raises where a member that nothing had looked into turns out to be broken, and ValueError for unknown parts.
     """
     found = _object(body)
     found.pop("error", None)  # null or empty, or it would have been an error
@@ -117,7 +114,7 @@ def mend(body: bytes, answer: Completion, model: str, now: float) -> bytes:
     for place, (raw, choice) in enumerate(zip(raws, choices, strict=True)):
         if not numbered:
             raw["index"] = msgspec.Raw(b"%d" % place)
-        _mend_choice(raw, choice)
+        _mend_choice(raw, choice, bound)
     if numbered:
         raws = [raws[indexes.index(place)] for place in range(len(raws))]
     found["choices"] = _raw(raws)
@@ -133,18 +130,23 @@ def mend(body: bytes, answer: Completion, model: str, now: float) -> bytes:
     return _encode(found)
 
 
-def _mend_choice(raw: RawObject, choice: CompletionChoice) -> None:
+def _mend_choice(raw: RawObject, choice: CompletionChoice, bound: bool) -> None:
     message = choice.message
     assert message is not None
     assert choice.finish_reason is not None
     reason = finish_reason(choice.finish_reason)
-    cut = reason in _CUT
+    if reason == "stop" and message.tool_calls and not bound:
+        reason = "tool_calls"
+    cut = reason in CUT
     raw.setdefault("logprobs", _NULL)
     raw["finish_reason"] = _raw(reason)
     members = _object(raw["message"])
     members["role"] = _raw("assistant")
     if isinstance(message.content, list):
-        members["content"] = _raw("".join(part.text for part in message.content))
+        text, reasoning = join(message.content)
+        members["content"] = _raw(text)
+        if reasoning:
+            members["reasoning_content"] = _raw(reasoning)
     members.setdefault("content", _NULL)
     members.setdefault("refusal", _NULL)
     name_reasoning(members)

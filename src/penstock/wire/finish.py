@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 DOCUMENTED = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
+CUT = frozenset({"length", "content_filter"})  # what was being written is not whole
 
 # The engines' own words, in lower case. Sources: text-generation-inference's FinishReason, Anthropic's stop_reason,
 # Gemini's and Cohere's finish reasons, llama.cpp's stop_type, Mistral's `model_length`.

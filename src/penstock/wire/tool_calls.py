@@ -1,114 +1,190 @@
 """The tool calls of a streamed choice, brought to the form that clients can put together.
 
-Clients join the deltas of a call by its `index` and concatenate what is repeated. Some servers send no index, begin at
-1, give two calls the same one, or repeat id and name on every delta. `ToolCalls` follows the calls of one choice and
-says what is wrong with a delta: a call is known by its index as the server gave it, unless its id says otherwise.
+Clients join the deltas of a call by its `index`, take id, type and name from the first and concatenate the rest. Some
+servers send no index, begin at 1, give two calls the same one, leave the id out or repeat it with the name on every
+delta. `ToolCalls` follows the calls of one choice and says what is wrong with a delta: a call is known by its index as
+the server gave it, unless its id says otherwise. Where a server gives no ids at all, a call ends where the next name
+comes with arguments of its own. A call is begun for the client once it has a name; what came before is held until then.
 """
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 import msgspec
 
 MAX_CALLS = 1024
+MAX_WAITING = 64 * 1024  # letters of arguments whose call has no name yet
 
 _json = msgspec.json.Encoder()
-_raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_raw_objects = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
+RawObject = dict[str, msgspec.Raw]
+
+_raw_object = msgspec.json.Decoder(RawObject)
+_raw_objects = msgspec.json.Decoder(list[RawObject] | None)
+_text_of = msgspec.json.Decoder(str)
+
+_NOTHING = msgspec.Raw(b"null")
 
 
 class CallMending(msgspec.Struct, frozen=True):
-    """What one delta of a call must become: its `index`, and what was said before and is left out."""
+    """What one delta of a call must become. `begins`: it is the first of its call, and has id, type and name.
 
-    index: int
-    drop_id: bool
-    drop_name: bool
+    `made_id`: the id, where the server gave none. `waited`: arguments that came before the name. `withheld`: the client
+    gets nothing of it now.
+    """
+
+    index: int = 0
+    begins: bool = False
+    made_id: str = ""
+    waited: str = ""
+    withheld: bool = False
+
+
+class _Call:
+    """One call: as the server names it, how the client knows it, and what waits for its name."""
+
+    __slots__ = ("id", "name", "number", "started", "waiting")
+
+    def __init__(self) -> None:
+        self.id: str | None = None
+        self.name: str | None = None
+        self.number: int | None = None  # None until it is begun for the client
+        self.started = False  # whether some of its arguments have come
+        self.waiting = ""
 
 
 class ToolCalls:
     """The calls of one choice so far."""
 
-    __slots__ = ("_ids", "_names", "_places")
+    __slots__ = ("_begun", "_calls", "_places")
 
     def __init__(self) -> None:
-        self._ids: list[str | None] = []
-        self._names: list[str | None] = []
-        self._places: dict[int, int] = {}  # the server's index -> ours
+        self._calls: list[_Call] = []
+        self._places: dict[int, _Call] = {}  # by the server's index
+        self._begun = 0
+
+    @property
+    def nameless(self) -> bool:
+        """Whether there is a call that never got a name, so that the client does not know of it."""
+        return self._begun < len(self._calls)
+
+    @property
+    def bare(self) -> tuple[int, ...]:
+        """The indexes of function calls whose arguments have not come."""
+        return tuple(call.number for call in self._calls if call.number is not None and not call.started)
 
     def study(self, deltas: Any) -> tuple[CallMending, ...] | None:
         """Note the deltas of calls in one chunk; None if all are in order. Raises ValueError if they are no calls."""
         if not isinstance(deltas, list):
             raise ValueError("tool_calls is not a list")
-        mendings = []
-        sound = True
-        for delta in deltas:
-            if not isinstance(delta, dict):
-                raise ValueError("a tool call is not an object")
-            given, call_id = delta.get("index"), _text(delta.get("id"))
-            function = delta.get("function")
-            members = function if isinstance(function, dict) else {}
-            name = _text(members.get("name"))
-            place = self._find(given, call_id)
-            if place is None:
-                place = self._begin()
-            if type(given) is int and len(self._places) < MAX_CALLS:
-                self._places[given] = place
-            known_id, known_name = self._ids[place], self._names[place]
-            mending = CallMending(
-                place,
-                drop_id=call_id is not None and known_id is not None,
-                drop_name=name is not None and known_name == name,
-            )
-            self._ids[place], self._names[place] = known_id or call_id, known_name or name
-            mendings.append(mending)
-            whole = isinstance(function, dict) or "custom" in delta
-            written = isinstance(members.get("arguments", ""), str)
-            sound = sound and whole and written and given == place and not (mending.drop_id or mending.drop_name)
-        return None if sound else tuple(mendings)
+        found = [self._study(delta) for delta in deltas]
+        return None if all(sound for _, sound in found) else tuple(mending for mending, _ in found)
 
-    def _begin(self) -> int:
-        if max(len(self._ids), len(self._places)) >= MAX_CALLS:
+    def _study(self, delta: Any) -> tuple[CallMending, bool]:
+        """What a delta must become, and whether it is that already."""
+        if not isinstance(delta, dict):
+            raise ValueError("a tool call is not an object")
+        kind = "custom" if "custom" in delta else "function"
+        function = delta.get(kind)
+        members = function if isinstance(function, dict) else {}
+        given, call_id, name = delta.get("index"), _text(delta.get("id")), _text(members.get("name"))
+        arguments = members.get("input" if kind == "custom" else "arguments")
+        call = self._find(given, call_id, name, arguments) or self._begin()
+        if type(given) is int and len(self._places) < MAX_CALLS:
+            self._places[given] = call
+        call.id, call.name = call.id or call_id, call.name or name
+        call.started = call.started or kind == "custom" or bool(_written(arguments))
+        sound = isinstance(arguments, str) and given == call.number
+        if call.number is not None:
+            sound = sound and delta.get("id") is None and members.get("name") is None
+            return CallMending(call.number), sound and delta.get("type", kind) in (kind, None)
+        if call.name is None and kind == "function":
+            call.waiting += _written(arguments)
+            if len(call.waiting) > MAX_WAITING:
+                raise ValueError("a tool call without a name")
+            return CallMending(withheld=True), False
+        call.number, self._begun = self._begun, self._begun + 1
+        made_id = "" if call.id else f"call_{secrets.token_hex(12)}"
+        sound = isinstance(arguments, str) and given == call.number and call_id is not None and not call.waiting
+        mending = CallMending(call.number, True, made_id or ("" if call_id else call.id or ""), call.waiting)
+        return mending, sound and delta.get("type") == kind
+
+    def _begin(self) -> _Call:
+        if max(len(self._calls), len(self._places)) >= MAX_CALLS:
             raise ValueError("too many tool calls")
-        self._ids.append(None)
-        self._names.append(None)
-        return len(self._ids) - 1
+        self._calls.append(_Call())
+        return self._calls[-1]
 
-    def _find(self, given: Any, call_id: str | None) -> int | None:
-        """The place of the call that a delta continues, or None where it begins one."""
+    def _find(self, given: Any, call_id: str | None, name: str | None, arguments: Any) -> _Call | None:
+        """The call that a delta continues, or None where it begins one."""
         numbered = type(given) is int
-        place = self._places.get(given) if numbered else None
-        if place is not None and (call_id is None or self._ids[place] in (None, call_id)):
-            return place
-        if call_id is not None:
-            return self._ids.index(call_id) if call_id in self._ids else None
-        return len(self._ids) - 1 if self._ids and not numbered else None
+        call = self._places.get(given) if numbered else None
+        if call is not None and call_id is not None and call.id not in (None, call_id):
+            call = None
+        if call is None and call_id is not None:
+            return next((known for known in self._calls if known.id == call_id), None)
+        if call is None and not numbered and self._calls:
+            call = self._calls[-1]
+        if call is None or call_id is not None or call.id is not None or name is None or call.name is None:
+            return call
+        anew = name != call.name or (call.started and _written(arguments).lstrip().startswith("{"))
+        return None if anew else call
 
 
-def mend_calls(deltas: bytes, mendings: tuple[CallMending, ...]) -> bytes:
-    """The list of deltas, each mended as told; arguments that are no string become one, and a `function` is put in."""
-    calls = _raw_objects.decode(deltas)
+def mend_calls(deltas: bytes, mendings: tuple[CallMending, ...] | None) -> list[RawObject]:
+    """The deltas, each mended as told; arguments that are no string become one, and a `function` is put in.
+
+    `deltas` is a list in JSON, or null; without `mendings` all are as they should be.
+    """
+    calls = _raw_objects.decode(deltas) or []
+    if mendings is None:
+        return calls
     mended = []
     for call, mending in zip(calls, mendings, strict=True):
+        if mending.withheld:
+            continue
+        custom = "custom" in call
         call.pop("index", None)
-        if mending.drop_id:
+        if not mending.begins:
             call.pop("id", None)
             call.pop("type", None)
-        if "custom" not in call:
-            call["function"] = msgspec.Raw(_json.encode(_mend_function(call.get("function"), mending.drop_name)))
+        elif mending.made_id:
+            call["id"] = _raw(mending.made_id)
+        if mending.begins:
+            call["type"] = _raw("custom" if custom else "function")
+        if not custom:
+            call["function"] = _raw(_mend_function(call.get("function", _NOTHING), mending))
         mended.append({"index": msgspec.Raw(b"%d" % mending.index), **call})
-    return _json.encode(mended)
+    return mended
 
 
-def _mend_function(function: msgspec.Raw | None, drop_name: bool) -> dict[str, msgspec.Raw]:
-    members = {} if function is None or bytes(function) == b"null" else _raw_object.decode(function)
-    if drop_name:
+def without_arguments(indexes: tuple[int, ...]) -> list[RawObject]:
+    """Deltas that give these calls an empty object for arguments."""
+    return [{"index": _raw(index), "function": _raw({"arguments": "{}"})} for index in indexes]
+
+
+def _mend_function(function: msgspec.Raw, mending: CallMending) -> RawObject:
+    members = {} if bytes(function) == b"null" else _raw_object.decode(function)
+    if not mending.begins:
         members.pop("name", None)
-    arguments = bytes(members.get("arguments", msgspec.Raw(b'""')))
+    arguments = bytes(members.get("arguments", _NOTHING))
     if not arguments.startswith(b'"'):
-        text = "" if arguments == b"null" else arguments.decode()
-        members["arguments"] = msgspec.Raw(_json.encode(text))
+        members["arguments"] = _raw(mending.waited + ("" if arguments == b"null" else arguments.decode()))
+    elif mending.waited:
+        members["arguments"] = _raw(mending.waited + _text_of.decode(arguments))
     return members
+
+
+def _written(arguments: Any) -> str:
+    """Arguments as a string of JSON."""
+    if arguments is None:
+        return ""
+    return arguments if isinstance(arguments, str) else _json.encode(arguments).decode()
+
+
+def _raw(value: Any) -> msgspec.Raw:
+    return msgspec.Raw(_json.encode(value))
 
 
 def _text(value: Any) -> str | None:
