@@ -12,8 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
+from penstock.fake_upstream import FakeUpstream
+from penstock.types import Principal
 from support.callers import DEMO, HELLO, HOSTED, Caller, error_of
-from support.gateway import Answered, read_answer
+from support.gateway import KEY, Answered, gateway, read_answer, run
 from support.raw import raw_client
 from support.upstreams import ThreadedUpstream
 
@@ -248,6 +250,20 @@ def test_without_a_good_key_there_is_a_401_in_json(
 def test_the_scheme_may_be_written_in_any_case(caller: Caller, scheme: str) -> None:
     body = json.dumps(caller.body()).encode()
     assert caller.post(body, authorization=f"{scheme} {caller.served.key}").status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_model_that_a_key_may_not_use_is_told_like_one_that_does_not_exist(stream: bool) -> None:
+    async def main() -> None:
+        keys = {KEY: Principal("key_few", "few", ("allowed",))}
+        async with FakeUpstream() as upstream, gateway(upstream.base_url, keys=keys) as running:
+            assert (await running.chat(model="allowed", stream=stream)).status == 200
+            answer = await running.chat(model="secret", stream=stream)
+            assert (answer.status, answer.error["code"], answer.error["param"]) == (404, "model_not_found", None)
+            assert answer.error["message"] == "The model `secret` does not exist or you do not have access to it."
+            assert len(upstream.seen) == 1
+
+    run(main())
 
 
 # -- C
