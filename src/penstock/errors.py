@@ -174,6 +174,8 @@ class FailureKind(Enum):
     REFUSED_US = "refused_us"  # 401, 402, 403, 404: our credentials or configuration
     RATE_LIMITED = "rate_limited"  # 429
     UNAVAILABLE = "unavailable"  # 5xx
+    PRESSED = "pressed"  # not called: its rate limit leaves no turn in time
+    UNHEALTHY = "unhealthy"  # not called: its breaker is open
     INVALID = "invalid"  # 400, 413, 415, 422: the caller's request
 
 
@@ -183,7 +185,7 @@ class Failure(msgspec.Struct, frozen=True):
     `message` is fit for the caller. `body` is the upstream's own error body where the caller is to see it
     unchanged (kind INVALID), else None. `retry_after` is in seconds, as the upstream asked.
     `model_missing`: the upstream says that it has no such model. `quota_spent`: the limit is not one of rate, so that
-    waiting does not help.
+    waiting does not help. `too_long`: the conversation is longer than the target takes.
     """
 
     kind: FailureKind
@@ -193,6 +195,7 @@ class Failure(msgspec.Struct, frozen=True):
     retry_after: float | None = None
     model_missing: bool = False
     quota_spent: bool = False
+    too_long: bool = False
 
 
 class ProviderFault(Exception):

@@ -31,7 +31,9 @@ class Target(msgspec.Struct, frozen=True, gc=False):
     `provider` the configured provider's name; `model` the name sent upstream; `wildcard` whether the
     caller's own model name is passed on; `label` is ``provider/model``, fit for a response header. `like` is the model
     whose capabilities it has, where its name does not tell; `drop_unsupported` whether parameters that it would refuse
-    are left out.
+    are left out. `key` tells targets apart: what is known of them is kept under it, and the models behind a wildcard
+    share one. `weight`: its share of the load, where the policy shares it; `context`: the tokens that a conversation
+    may have, None if unknown; `lacks`: what it cannot do (tools, schema, images, audio, files, or an endpoint).
     """
 
     route: str
@@ -41,6 +43,10 @@ class Target(msgspec.Struct, frozen=True, gc=False):
     label: bytes = b""
     like: str | None = None
     drop_unsupported: bool = False
+    key: str = ""
+    weight: float = 1.0
+    context: int | None = None
+    lacks: tuple[str, ...] = ()
 
 
 class Dropped(msgspec.Struct, frozen=True):
@@ -75,13 +81,17 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
-    """One try at one target. `outcome` is "ok" or a FailureKind value; times in milliseconds."""
+    """One try at one target. `outcome` is "ok", "cancelled" or a FailureKind value; times in milliseconds.
+
+    `wait_ms`: how long was waited since the try before.
+    """
 
     provider: str
     model: str
     status: int
     outcome: str
     duration_ms: float
+    wait_ms: float = 0.0
 
 
 class Record(msgspec.Struct, frozen=True):

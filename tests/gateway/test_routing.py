@@ -10,6 +10,7 @@ from penstock.config import Model, TargetConfig
 from penstock.errors import ModelNotFound, Overloaded
 from penstock.gateway.routing import Routes, allowed
 from penstock.types import Dropped, Plan, Principal, Target
+from penstock.wire.neighbours import NeighbourRequest
 from support.gateway import to
 
 ANYONE = Principal("key_any", "anyone")
@@ -17,23 +18,50 @@ NAMES = st.text("abc/-.", min_size=1, max_size=6)
 PATTERNS = st.one_of(NAMES, NAMES.map(lambda name: name + "*"), st.just("*"))
 
 
+class Load:
+    """A target's health, as a test sets it."""
+
+    def __init__(self, outstanding: int = 0, latency: float = 0.0, wait: float = 0.0) -> None:
+        self.outstanding = outstanding
+        self.latency = latency
+        self.wait = wait
+
+    def ready_at(self, now: float) -> float:
+        return now + self.wait
+
+
+class Lanes:
+    """What is known of the targets, by the names of their providers."""
+
+    def __init__(self, **loads: Load) -> None:
+        self.loads = loads
+        self.unwell = {name for name, load in loads.items() if load.wait}
+
+    def lane(self, target: Target) -> Load:
+        return self.loads.get(target.provider) or Load()
+
+
+def asking(model: str) -> NeighbourRequest:
+    return NeighbourRequest("embeddings", b"{}", model, frozenset())
+
+
 def only(*models: str) -> Principal:
     return Principal("key_some", "someone", models)
 
 
 def plan(routes: Routes, model: str, who: Principal = ANYONE, **down: str) -> Plan:
-    return routes.plan(model, who, down)
+    return routes.plan(asking(model), who, down, Lanes())
 
 
 def missing(routes: Routes, model: str, who: Principal = ANYONE) -> ModelNotFound:
     with pytest.raises(ModelNotFound) as caught:
-        routes.plan(model, who, {})
+        routes.plan(asking(model), who, {}, Lanes())
     return caught.value
 
 
 def test_an_exact_name_comes_before_a_longer_prefix_before_a_shorter_one_before_the_star() -> None:
     names = ("*", "gpt-*", "gpt-5*", "gpt-5.4", "other")
-    routes = Routes({name: to("p") for name in names})
+    routes = Routes({name: to("p") for name in names}, {})
     found = {
         model: plan(routes, model).targets[0].route
         for model in ("gpt-5.4", "gpt-5.4-mini", "gpt-5", "gpt-4o", "gpt", "other", "others")
@@ -51,19 +79,20 @@ def test_an_exact_name_comes_before_a_longer_prefix_before_a_shorter_one_before_
 
 @given(st.sets(PATTERNS), NAMES)
 def test_the_route_is_always_the_most_exact_one_that_matches(configured: set[str], asked: str) -> None:
-    routes = Routes({name: to("p") for name in sorted(configured)})
+    routes = Routes({name: to("p") for name in sorted(configured)}, {})
     matching = [name for name in configured if name == asked or (name[-1] == "*" and asked.startswith(name[:-1]))]
     if not matching:
         missing(routes, asked)
         return
     best = asked if asked in configured else max(matching, key=len)
     (target,) = plan(routes, asked).targets
-    assert target == Target(best, "p", asked, wildcard=best != asked, label=f"p/{asked}".encode())
+    key = f"p/{best if best[-1] == '*' else asked}"
+    assert target == Target(best, "p", asked, wildcard=best != asked, label=f"p/{asked}".encode(), key=key)
 
 
 def test_a_target_is_asked_for_its_own_model_or_for_the_name_as_given() -> None:
     targets = (TargetConfig("one"), TargetConfig("two", "other"))
-    routes = Routes({"gpt-*": Model(targets), "chat": Model(targets)})
+    routes = Routes({"gpt-*": Model(targets), "chat": Model(targets)}, {})
     assert [(t.provider, t.model, t.wildcard) for t in plan(routes, "gpt-5.4").targets] == [
         ("one", "gpt-5.4", True),
         ("two", "other", False),
@@ -75,7 +104,7 @@ def test_a_target_is_asked_for_its_own_model_or_for_the_name_as_given() -> None:
 
 
 def test_targets_keep_the_order_of_the_configuration_and_those_that_are_down_are_dropped_with_the_reason() -> None:
-    routes = Routes({"m": to("one", "two", "three")})
+    routes = Routes({"m": to("one", "two", "three")}, {})
     everything = plan(routes, "m")
     assert [t.provider for t in everything.targets] == ["one", "two", "three"]
     assert everything.dropped == ()
@@ -85,7 +114,7 @@ def test_targets_keep_the_order_of_the_configuration_and_those_that_are_down_are
 
 
 def test_a_model_whose_targets_are_all_down_is_a_503_that_keeps_the_reason_to_itself() -> None:
-    routes = Routes({"m": to("one", "two")})
+    routes = Routes({"m": to("one", "two")}, {})
     with pytest.raises(Overloaded) as caught:
         plan(routes, "m", one="/srv/weights.gguf is missing", two="10.0.0.7 is away")
     assert caught.value.headers == ((b"Retry-After", b"1"),)
@@ -93,9 +122,9 @@ def test_a_model_whose_targets_are_all_down_is_a_503_that_keeps_the_reason_to_it
 
 
 def test_a_forbidden_model_is_told_in_the_words_of_one_that_does_not_exist() -> None:
-    routes = Routes({"gpt-5.4": to("p"), "local": to("p")})
+    routes = Routes({"gpt-5.4": to("p"), "local": to("p")}, {})
     forbidden = missing(routes, "gpt-5.4", only("local"))
-    unknown = missing(Routes({"local": to("p")}), "gpt-5.4", only("local"))
+    unknown = missing(Routes({"local": to("p")}, {}), "gpt-5.4", only("local"))
     assert (forbidden.message, forbidden.code, forbidden.param) == (unknown.message, unknown.code, unknown.param)
     assert forbidden.message == "The model `gpt-5.4` does not exist or you do not have access to it."
     assert forbidden.code == "model_not_found"
@@ -104,11 +133,11 @@ def test_a_forbidden_model_is_told_in_the_words_of_one_that_does_not_exist() -> 
 
 def test_a_forbidden_model_that_is_down_is_still_only_forbidden() -> None:
     with pytest.raises(ModelNotFound):
-        Routes({"m": to("p")}).plan("m", only("other"), {"p": "away"})
+        Routes({"m": to("p")}, {}).plan(asking("m"), only("other"), {"p": "away"}, Lanes())
 
 
 def test_a_key_is_held_to_its_models_under_a_wildcard_route_too() -> None:
-    routes = Routes({"*": to("p")})
+    routes = Routes({"*": to("p")}, {})
     who = only("gpt-5*", "local")
     for model in ("gpt-5", "gpt-5.4-mini", "local"):
         assert plan(routes, model, who).targets[0].model == model
@@ -125,25 +154,25 @@ def test_rights_are_exact_names_and_prefixes_and_none_means_all(model: str, mode
 
 
 def test_the_list_names_what_a_key_may_use_and_no_pattern() -> None:
-    routes = Routes({"b": to("p"), "*": to("p"), "a": to("p"), "a-*": to("p")})
+    routes = Routes({"b": to("p"), "*": to("p"), "a": to("p"), "a-*": to("p")}, {})
     assert routes.names(ANYONE) == ["b", "a"]
     assert routes.names(only("a*")) == ["a"]
     assert routes.names(only("c")) == []
 
 
 def test_a_long_name_is_cut_when_it_is_told() -> None:
-    refusal = missing(Routes({}), "x" * 1000)
+    refusal = missing(Routes({}, {}), "x" * 1000)
     assert len(refusal.message) < 200
 
 
 @pytest.mark.parametrize("model", ["naïve", "a\nb", "a\x7fb"])
 def test_a_name_that_no_header_can_hold_leaves_the_label_to_the_provider(model: str) -> None:
-    assert plan(Routes({"*": to("p")}), model).targets[0].label == b"p"
+    assert plan(Routes({"*": to("p")}, {}), model).targets[0].label == b"p"
 
 
 def test_usable_means_that_some_model_has_a_target_that_is_up() -> None:
-    routes = Routes({"a": to("one", "two"), "b": to("three")})
+    routes = Routes({"a": to("one", "two"), "b": to("three")}, {})
     assert routes.usable({})
     assert routes.usable({"one": "", "three": ""})
     assert not routes.usable({"one": "", "two": "", "three": ""})
-    assert not Routes({}).usable({})
+    assert not Routes({}, {}).usable({})

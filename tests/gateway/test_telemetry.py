@@ -303,7 +303,7 @@ def test_a_line_is_the_record() -> None:
         "source": "reported",
     }
     assert line["attempts"] == [
-        {"provider": "fake", "model": "gpt-5.4", "status": 200, "outcome": "ok", "duration_ms": 19.0}
+        {"provider": "fake", "model": "gpt-5.4", "status": 200, "outcome": "ok", "duration_ms": 19.0, "wait_ms": 0.0}
     ]
     assert set(line) == set(Record.__struct_fields__)
 

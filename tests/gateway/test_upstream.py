@@ -443,7 +443,7 @@ def test_a_reader_that_breaks_ends_its_request_and_no_other(
         logged: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context["exception"]))
         async with before() as (fake, running):
-            entry = running.api.gateway.upstreams._entries["fake"]
+            entry = running.api.gateway.upstreams.lanes.entries["fake"]
             with monkeypatch.context() as patch:
                 patch.setattr(entry.provider, "reader", lambda chat, target: Broken())
                 answer = await running.chat(stream=stream)
@@ -466,7 +466,7 @@ def test_a_fault_of_ours_is_a_500_on_record_and_in_the_log(monkeypatch: pytest.M
 
     async def main() -> None:
         async with before() as (_, running):
-            entry = running.api.gateway.upstreams._entries["fake"]
+            entry = running.api.gateway.upstreams.lanes.entries["fake"]
             with monkeypatch.context() as patch:
                 patch.setattr(entry.provider, "prepare", breaks)
                 answer = await running.chat()

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import uvloop
 
-from penstock.config import Config, Model, TargetConfig, Upstream
+from penstock.config import Breaker, Config, Model, Retries, TargetConfig, Upstream
 from penstock.gateway import heads
 from penstock.gateway.api import Api
 from penstock.gateway.auth import Auth
@@ -25,7 +25,7 @@ from penstock.gateway.complete import Gateway
 from penstock.gateway.relay import Heartbeats
 from penstock.gateway.routing import Routes
 from penstock.gateway.telemetry import Metrics, Telemetry
-from penstock.gateway.upstream import Entry, Upstreams
+from penstock.gateway.upstream import Entry, Lanes, Upstreams
 from penstock.http.client import SWEEP, Pool
 from penstock.http.server import Server
 from penstock.link import KeyAnswer
@@ -37,6 +37,8 @@ KEY = "sk-the-callers-own-key-0123456789"
 UPSTREAM_KEY = "sk-the-operators-own-key-9876543210"
 ORGANISATION = "org-the-operators"
 ALICE = Principal("key_alice", "alice")
+ONCE = Retries(attempts=1)
+LENIENT = Breaker(failures=1_000_000)
 
 
 def run(main: Coroutine[Any, Any, Any]) -> None:
@@ -226,11 +228,14 @@ async def gateway(
     config: Config | None = None,
     wall_clock: Callable[[], float] = time.time,
     engine: EngineAddress | None = None,
+    retries: Retries = ONCE,
+    breaker: Breaker = LENIENT,
 ) -> AsyncIterator[Running]:
     """A gateway before these upstreams (a string is a base URL), the first of which answers every model.
 
     `config` gives what concerns the server; `clock` is the one that throttling goes by; `engine` is where the local
-    engine listens that an upstream of type llama calls.
+    engine listens that an upstream of type llama calls. A failure is final, and no target is left alone, unless
+    `retries` and `breaker` say otherwise; no wait is jittered.
     """
     server_config = (config or Config()).server
     providers = [upstream(each) if isinstance(each, str) else each for each in upstreams]
@@ -242,8 +247,10 @@ async def gateway(
     recorder = Recorder()
     telemetry = Telemetry(Metrics(), (recorder,))
     heartbeats = Heartbeats(server_config.limits.heartbeat)
-    routes = Routes({"*": to(providers[0].name)} if models is None else models)
-    stages = Gateway(routes, Upstreams(entries), telemetry, heartbeats)
+    lacks = {name: entry.provider.lacks for name, entry in entries.items()}
+    routes = Routes({"*": to(providers[0].name)} if models is None else models, lacks)
+    lanes = Lanes(entries, retries, breaker)
+    stages = Gateway(routes, Upstreams(lanes, retries, lambda: 0.0), telemetry, heartbeats)
     now = clock or asyncio.get_running_loop().time
     auth = Auth(lookup, now, server_config.auth_failures, telemetry.metrics.auth_failed)
     api = Api(stages, auth, heads.RequestIds(wall_clock), server_config.trusted_proxies)

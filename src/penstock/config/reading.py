@@ -8,21 +8,23 @@ import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from penstock.config import files, routes, serving, upstreams
 from penstock.config.lines import Lines
 from penstock.config.problems import ConfigError, Problem
-from penstock.config.shapes import Config, Model, Server, TargetConfig, Upstream
+from penstock.config.shapes import Breaker, Config, Model, Retries, Server, TargetConfig, Upstream
 from penstock.config.typed import Faults, build, keep, unknown
 
 MODEL: Final = "gpt-5.4"  # the name that every example asks for
 DEMO: Final = "penstock-demo"
 
 _FILE_BYTES = 1024 * 1024  # none is larger; what is, was meant for something else
-_TABLES = ("server", "providers", "models")
+_TABLES = ("server", "providers", "models", "retries", "breaker")
+
+_S = TypeVar("_S", bound=msgspec.Struct)
 
 
 def load(path: Path, env: Mapping[str, str], types: upstreams.Types) -> Config:
@@ -45,12 +47,16 @@ def load(path: Path, env: Mapping[str, str], types: upstreams.Types) -> Config:
     if not raw_models and not faults.has(("models",)):
         fix = 'add [models."gpt-5.4"] and below it targets = [{ provider = "..." }]'
         faults.add(("models",), "no model is configured, so that nothing could be served", fix)
+    retries = _settings("retries", Retries, table, faults)
+    breaker = _settings("breaker", Breaker, table, faults)
     if faults.found or outside.found:
         raise ConfigError([*faults.found, *outside.found], str(path))
     config = Config(
         server=server,
         providers={name: upstream for name, upstream in providers.items() if upstream is not None},
         models={name: model for name, model in models.items() if model is not None},
+        retries=retries,
+        breaker=breaker,
     )
     _warn(config, path if public else None, faults)
     return msgspec.structs.replace(config, warnings=tuple(faults.warnings))
@@ -150,6 +156,11 @@ def _tables(name: str, table: dict[str, Any], faults: Faults) -> dict[str, Any]:
         return raw
     faults.add((name,), "expected a table of tables", f"write [{name}.NAME] and its settings below it")
     return {}
+
+
+def _settings(name: str, struct: type[_S], table: dict[str, Any], faults: Faults) -> _S:
+    """A table of settings that all have a default."""
+    return build(struct, keep(struct, table.get(name, {}), (name,), faults), (name,), faults) or struct()
 
 
 def _data_dir(server: Server, env: Mapping[str, str], faults: Faults, outside: Faults) -> Server:

@@ -56,6 +56,28 @@ class Deadlines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     total: Seconds = 900.0
 
 
+class Retries(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How often, and how patiently, a failed request is sent again. Seconds."""
+
+    attempts: Annotated[int, msgspec.Meta(ge=1, le=20)] = 4  # in all, at all targets
+    first_wait: Seconds = 1.0  # before the second round over the targets; doubled for each further one
+    longest_wait: Seconds = 8.0
+    max_wait: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 30.0  # spent waiting, in all
+    retry_after_cap: Seconds = 20.0  # an upstream that asks for more is not asked again
+    patience: Seconds = 120.0  # no attempt begins later, counted from the first failure
+    budget_share: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.2  # repeats per call, for each provider
+    budget_per_second: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 1.0
+    budget_burst: Count = 20
+
+
+class Breaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a target that fails is left alone, and how soon it is tried again. Seconds."""
+
+    failures: Count = 5  # within the window, and at least half of all calls since the first of them
+    window: Seconds = 10.0
+    probe_interval: Seconds = 2.0
+
+
 class Upstream(msgspec.Struct, frozen=True):
     """What every provider over HTTP has, whatever its dialect."""
 
@@ -72,6 +94,10 @@ class Upstream(msgspec.Struct, frozen=True):
     settings: dict[str, Any] = {}  # the provider's own, as written, checked against its Settings struct
 
 
+Ability = Literal["tools", "json", "schema", "images", "audio", "files", "embeddings", "completions", "responses"]
+PolicyName = Literal["ordered", "weighted", "least_outstanding", "lowest_latency", "prefix_affinity"]
+
+
 class TargetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`model` is the name sent upstream; absent, it is the name as asked.
 
@@ -81,6 +107,17 @@ class TargetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provider: str
     model: str | None = None
     like: str | None = None
+    weight: Annotated[float, msgspec.Meta(gt=0, le=1_000_000)] = 1.0
+    context: Count | None = None  # tokens that a conversation may have
+    lacks: tuple[Ability, ...] = ()
+
+
+class KeyRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who answers the keys of these names (or ``beginning*``) instead; what is left out is as for everybody."""
+
+    keys: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    targets: tuple[TargetConfig, ...] = ()
+    policy: PolicyName | None = None
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,8 +128,9 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     targets: tuple[TargetConfig, ...]
-    policy: Literal["ordered"] = "ordered"
+    policy: PolicyName = "ordered"
     drop_unsupported: bool = False
+    for_keys: tuple[KeyRoute, ...] = ()
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -104,4 +142,6 @@ class Config(msgspec.Struct, frozen=True):
     server: Server = Server()
     providers: dict[str, Upstream] = {}
     models: dict[str, Model] = {}
+    retries: Retries = Retries()
+    breaker: Breaker = Breaker()
     warnings: tuple[Problem, ...] = ()

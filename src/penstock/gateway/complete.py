@@ -48,12 +48,13 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
     try:
         asked = decode(request.body)
         exchange.stream = asked.stream
-        plan = gateway.routes.plan(asked.model, principal, gateway.down)
+        plan = gateway.routes.plan(asked, principal, gateway.down, gateway.upstreams.lanes)
+        exchange.dropped = plan.dropped
         answer = await gateway.upstreams.open(asked, plan, exchange, relay)
         if answer.committed:
             await relay.copy(answer)
         else:
-            note(exchange, answer)
+            note(exchange, answer, exchange.waited)
         exchange.status, exchange.ended = 200, "ok"
         # Made before the end is written: what a client has whole is on record.
         record = accounting.record(exchange, time.monotonic())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock.types import Attempt, Principal, Target, Usage
+from penstock.types import Attempt, Dropped, Principal, Target, Usage
 
 
 class Exchange:
@@ -19,6 +19,10 @@ class Exchange:
     usage: Usage | None = None
     first_event: float | None = None  # monotonic clock
     client = ""
+    patience = float("inf")  # monotonic clock: when the caller will have gone, if nothing has come by then
+    waited = 0.0  # seconds waited before the attempt that answers
+    stopped = ""  # why no other attempt was made
+    dropped: tuple[Dropped, ...] = ()  # targets that were not considered, and why
     client_request_id: str | None = None
 
     def __init__(self, request_id: str, started: float, started_at: float) -> None:

@@ -20,7 +20,7 @@ LONGEST_WAIT = 86_400.0  # seconds that a caller is told to wait, whatever the u
 # within seconds, which cannot help.
 SDK_PATIENCE = 60.0
 
-_NO_RETRY = (b"x-should-retry", b"false")
+NO_RETRY = (b"x-should-retry", b"false")
 
 
 class UpstreamRefusal(Refusal):
@@ -48,12 +48,12 @@ def refusal_for(failure: Failure, target: Target) -> Refusal:
         if failure.model_missing and target.wildcard:
             return ModelNotFound(f"The model `{target.model[:64]}` does not exist or you do not have access to it.")
         # The operator has to act: a caller's second and third try would be refused alike.
-        return UpstreamFailed(failure.message, code="upstream_refused", headers=(_NO_RETRY,))
+        return UpstreamFailed(failure.message, code="upstream_refused", headers=(NO_RETRY,))
     if failure.quota_spent:
-        return RateLimited(failure.message, code="insufficient_quota", headers=(_NO_RETRY,))
-    if kind is FailureKind.RATE_LIMITED:
+        return RateLimited(failure.message, code="insufficient_quota", headers=(NO_RETRY,))
+    if kind in (FailureKind.RATE_LIMITED, FailureKind.PRESSED):
         return RateLimited(failure.message, headers=_retry_after(failure))
-    if kind is FailureKind.UNAVAILABLE and failure.status in (503, 529):
+    if kind is FailureKind.UNHEALTHY or (kind is FailureKind.UNAVAILABLE and failure.status in (503, 529)):
         return Overloaded(failure.message, code="upstream_overloaded", headers=_retry_after(failure))
     if kind is FailureKind.TIMEOUT_POOL:
         return Overloaded(failure.message, code="upstream_overloaded", headers=((b"Retry-After", b"1"),))
@@ -70,4 +70,4 @@ def _retry_after(failure: Failure) -> Headers:
         return ()
     wait_ms = int(min(max(failure.retry_after, 0.001), LONGEST_WAIT) * 1000)
     hints = ((b"Retry-After", b"%d" % -(-wait_ms // 1000)), (b"retry-after-ms", b"%d" % wait_ms))
-    return hints if wait_ms <= SDK_PATIENCE * 1000 else (*hints, _NO_RETRY)
+    return hints if wait_ms <= SDK_PATIENCE * 1000 else (*hints, NO_RETRY)

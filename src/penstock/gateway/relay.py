@@ -62,7 +62,7 @@ class Relay:
         self._answer = answer
         exchange = self._exchange
         exchange.status = 200
-        exchange.first_event = now = time.monotonic()
+        exchange.first_event = now = answer.first_event
         self._request.flow = answer  # before the first bytes: they may be enough to pause it
         head = heads.lines(exchange, now, heads.SSE_LINES, answer.target)
         self._request.start(200, head + answer.reader.head, data)
@@ -84,7 +84,7 @@ class Relay:
             answer.abort()
             raise
         finally:
-            note(self._exchange, answer, outcome)
+            note(self._exchange, answer, self._exchange.waited, outcome)
         if answer.failure is not None:
             raise refusal_for(answer.failure, answer.target)
 

@@ -15,6 +15,7 @@ import socket
 import ssl
 import sys
 import time
+from collections.abc import Collection
 
 import uvloop
 
@@ -27,7 +28,7 @@ from penstock.gateway.complete import Gateway
 from penstock.gateway.relay import Heartbeats
 from penstock.gateway.routing import Routes
 from penstock.gateway.telemetry import AccessLog, Metrics, Telemetry, log
-from penstock.gateway.upstream import Entry, Upstreams
+from penstock.gateway.upstream import Entry, Lanes, Upstreams
 from penstock.http.client import SWEEP, Pool
 from penstock.http.server import Server
 from penstock.providers import registry
@@ -121,7 +122,9 @@ class Worker:
         heartbeats = Heartbeats(config.server.limits.heartbeat)
         access_log = AccessLog(sys.stdout.fileno()) if config.server.access_log else None
         self._telemetry = telemetry = Telemetry(self._metrics, () if access_log is None else (access_log,))
-        gateway = Gateway(Routes(config.models), Upstreams(entries), telemetry, heartbeats)
+        lanes = Lanes(entries, config.retries, config.breaker)
+        upstreams = Upstreams(lanes, config.retries)
+        gateway = Gateway(Routes(config.models, _lacks(entries)), upstreams, telemetry, heartbeats)
         auth = Auth(self.lookup, loop.time, config.server.auth_failures, self._metrics.auth_failed)
         api = Api(gateway, auth, heads.RequestIds(), config.server.trusted_proxies)
         self._auth, self._api = auth, api
@@ -222,6 +225,11 @@ class Certificate:
 def _entry(upstream: Upstream, engines: dict[str, EngineAddress]) -> Entry:
     provider = registry.build(upstream, engines.get(upstream.name))
     return Entry(provider, Pool(provider.origin, upstream), upstream)
+
+
+def _lacks(entries: dict[str, Entry]) -> dict[str, Collection[str]]:
+    """What no model of a provider can do."""
+    return {name: entry.provider.lacks for name, entry in entries.items()}
 
 
 async def _main(descriptor: int) -> None:

@@ -101,6 +101,7 @@ class ClientConnection:
         "_parser",
         "_paused",
         "_received",
+        "_total",
         "_until_close",
         "deadline",
         "idle_since",
@@ -118,6 +119,7 @@ class ClientConnection:
         self.phase = FailureKind.TIMEOUT_HEADERS
         self.deadline = NEVER
         self.total_deadline = NEVER
+        self._total = NEVER
         self.idle_since = 0.0
         self._parser = httptools.HttpResponseParser(self)
         self._headers: HeaderList = []
@@ -131,13 +133,18 @@ class ClientConnection:
 
     # -- for the caller
 
-    def send(self, head: bytes, body: bytes, sink: Sink, deadlines: Deadlines) -> None:
-        """Send one call; `head` has no blank line and no Content-Length."""
+    def send(self, head: bytes, body: bytes, sink: Sink, deadlines: Deadlines, patience: float = NEVER) -> None:
+        """Send one call; `head` has no blank line and no Content-Length.
+
+        `patience`: when, on the loop's clock, nobody waits any more for an answer that has not begun.
+        """
         now = self.pool.now()
         self.sink = sink
         self.phase = FailureKind.TIMEOUT_HEADERS
         self.deadline = now + deadlines.headers
-        self.total_deadline = now + deadlines.total
+        self.total_deadline = self._total = now + deadlines.total
+        if patience < self._total:
+            self.total_deadline = patience
         self._received = 0
         self.transport.write(b"%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body))
 
@@ -149,6 +156,7 @@ class ClientConnection:
         """From here on silence is measured between reads."""
         self.phase = FailureKind.TIMEOUT_IDLE
         self.deadline = self.pool.swept + self.pool.deadlines.idle
+        self.total_deadline = self._total
 
     def pause(self) -> None:
         """Stop reading: the client does not keep up."""

@@ -9,7 +9,7 @@ Nothing here retries, waits or remembers: `gateway.upstream` owns all of that.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -87,6 +87,11 @@ class Provider(Protocol):
 
     name: str
     origin: Origin
+
+    @property
+    def lacks(self) -> Collection[str]:
+        """What none of its models can do, as a target's `lacks` names it: such requests go elsewhere if they can."""
+        ...
 
     def prepare(self, asked: AnyRequest, target: Target) -> Call | Preparation:
         """The call that answers `asked` at `target`; raises Refusal where this provider cannot do what is asked."""

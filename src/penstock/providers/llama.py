@@ -95,6 +95,9 @@ class _ErrorBody(msgspec.Struct, frozen=True):
 class Llama:
     """One local model; see `providers.base.Provider`."""
 
+    # Kept in step with `_refuse_unsupported` and `_refuse_neighbours`, by a test.
+    lacks = ("audio", "completions", "embeddings", "files", "images", "json", "responses", "schema", "tools")
+
     def __init__(self, upstream: Upstream, address: EngineAddress) -> None:
         settings = msgspec.convert(upstream.settings, LlamaSettings)
         self.name = upstream.name

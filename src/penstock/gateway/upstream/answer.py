@@ -1,0 +1,231 @@
+"""One attempt's answer: fed by a connection, read by a provider's reader, pushed into an output.
+
+Until the commit point (see DESIGN: the first event with content, reasoning, refusal, tool call or finish) nothing
+reaches the client, so a failure is still an ordinary error answer. From then on bytes go straight into the `Output`,
+from callback to callback: no queue, no task. The end is withheld: the caller writes it after the record is made.
+
+However it ends, well, badly or given up, its lane is told so, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+from penstock.errors import Failure, FailureKind, ProviderFault
+from penstock.gateway.exchange import Exchange
+from penstock.gateway.upstream.health import Admission
+from penstock.gateway.upstream.lanes import Lane
+from penstock.http.client import ClientConnection, HeaderList
+from penstock.providers.base import Call, Reader
+from penstock.types import Attempt, Target, milliseconds
+
+HELD_BYTES = 64 * 1024
+MAX_ERROR_BYTES = 256 * 1024
+
+
+class Output(Protocol):
+    """Where a committed stream goes."""
+
+    def commit(self, answer: Answer, data: bytes) -> None:
+        """The first bytes: the response head must be written with them, before this returns."""
+        ...
+
+    def write(self, data: bytes) -> None: ...
+
+
+class Answer:
+    """One attempt's answer: fed by a connection, read by a provider's reader, pushed into an output."""
+
+    # Defaults stand on the class, since setting them for each attempt is a cost.
+    tail = b""  # the withheld end, once it has ended well
+    failure: Failure | None = None  # why it ended badly
+    committed = False
+    first_event = 0.0  # monotonic clock; once it is committed
+    ended_at = 0.0  # once it has ended by itself
+    _connection: ClientConnection | None = None
+    _ended: asyncio.Future[None] | None = None
+    _error_status = 0
+    _headers: HeaderList = []  # noqa: RUF012  # replaced, never changed
+    _size = 0
+
+    def __init__(self, lane: Lane, admission: Admission, target: Target, reader: Reader, output: Output | None) -> None:
+        self.target = target
+        self.started = time.monotonic()
+        self.reader = reader
+        self._entry = entry = lane.entry
+        self.outcome: asyncio.Future[None] = entry.pool.loop.create_future()  # commit point, or failure
+        self._lane: Lane | None = lane  # until it is told how this ended
+        self._admission = admission
+        self._output = output
+        self._held: list[bytes] = []
+
+    def send(self, connection: ClientConnection, call: Call, patience: float) -> None:
+        """`patience`: when the caller will have gone, if nothing has come by then."""
+        self._connection = connection
+        connection.send(call.head, call.body, self, self._entry.config.deadlines, patience)
+
+    async def end(self) -> None:
+        """Wait for the end of a committed answer; then either `tail` or `failure` is set."""
+        if self._connection is not None:
+            self._ended = self._entry.pool.loop.create_future()
+            await self._ended
+
+    def abort(self) -> None:
+        """Give up: the upstream is cut off in this moment."""
+        self._hang_up()
+        lane, self._lane = self._lane, None
+        if lane is not None:
+            if self.committed:  # it did answer
+                lane.succeeded(self._admission, self.first_event - self.started)
+            else:
+                lane.dropped(self._admission)
+
+    def fail(self, failure: Failure) -> None:
+        """It ended badly."""
+        self.failure = failure
+        self.ended_at = now = time.monotonic()
+        self._hang_up()
+        lane, self._lane = self._lane, None
+        if lane is not None:
+            lane.failed(self._admission, failure, self.started, now)
+        self._settle()
+
+    # -- flow, for a client that reads slowly
+
+    def pause(self) -> None:
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        if self._connection is not None:
+            self._connection.resume()
+
+    # -- the connection's callbacks
+
+    def on_head(self, status: int, connection: ClientConnection) -> None:
+        if not 200 <= status < 300:
+            self._error_status = status
+            self._headers = connection.headers()
+        if self._lane is not None and self._lane.gate.pressed:
+            self._lane.hear(connection.headers())
+
+    def on_data(self, data: bytes) -> None:
+        if self._connection is None:
+            return
+        if self._error_status or self._output is None:
+            self._size += len(data)
+            limit = MAX_ERROR_BYTES if self._error_status else self._entry.config.max_answer_bytes
+            if self._size > limit:
+                self.fail(self._malformed("sent an answer that is too large"))
+                return
+        if self._error_status:
+            self._held.append(data)
+            return
+        try:
+            out = self.reader.feed(data)
+        except ProviderFault as fault:
+            self.fail(fault.failure)
+            return
+        except BaseException:
+            self._fail_unread()
+            raise
+        if out:
+            self._push(out)
+        if self.reader.done:
+            self._finish()
+
+    def on_end(self) -> None:
+        if self._connection is None:
+            return
+        if self._error_status:
+            body = b"".join(self._held)
+            self.fail(self._entry.provider.failure(self._error_status, self._headers, body))
+        else:
+            self._finish()
+
+    def on_fault(self, kind: FailureKind, message: str) -> None:
+        if self._connection is not None:
+            self.fail(Failure(kind, f"The provider '{self.target.provider}' {message}."))
+
+    # -- inside
+
+    def _push(self, out: bytes) -> None:
+        output = self._output
+        assert output is not None
+        if self.committed:
+            output.write(out)
+            return
+        self._held.append(out)
+        self._size += len(out)
+        if self.reader.committed or self._size > HELD_BYTES:
+            self._commit()
+
+    def _commit(self) -> None:
+        assert self._output is not None
+        assert self._connection is not None
+        self.committed = True
+        self.first_event = time.monotonic()
+        self._connection.first_event_seen()
+        self._output.commit(self, b"".join(self._held))
+        self._held = []
+        if not self.outcome.done():
+            self.outcome.set_result(None)
+
+    def _finish(self) -> None:
+        try:
+            self.tail = self.reader.close()
+        except ProviderFault as fault:
+            self.fail(fault.failure)
+            return
+        except BaseException:
+            self._fail_unread()
+            raise
+        if self._output is not None and not self.committed:
+            self._commit()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            if self.reader.aborts:
+                connection.abort()
+            else:
+                connection.detach()
+        self.ended_at = now = time.monotonic()
+        lane, self._lane = self._lane, None
+        if lane is not None:
+            lane.succeeded(self._admission, (self.first_event or now) - self.started)
+        self._settle()
+
+    def _hang_up(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+
+    def _fail_unread(self) -> None:
+        """The reader broke, which is our fault: its error goes to the log, and the request must not wait for ever."""
+        self.fail(self._malformed("gave an answer that could not be read"))
+
+    def _settle(self) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(None)
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    def _malformed(self, what: str) -> Failure:
+        return Failure(FailureKind.MALFORMED, f"The provider '{self.target.provider}' {what}.")
+
+
+def note(exchange: Exchange, answer: Answer, waited: float = 0.0, outcome: str = "ok") -> None:
+    """Put a finished attempt on the exchange, and its usage; its failure, if any, is its outcome.
+
+    `waited`: seconds between the attempt before and this one.
+    """
+    failure = answer.failure
+    exchange.usage = answer.reader.usage
+    if failure is not None:
+        status, outcome = failure.status, failure.kind.value
+    else:
+        status = 200 if outcome == "ok" or answer.committed else 0
+    target = answer.target
+    took = milliseconds((answer.ended_at or time.monotonic()) - answer.started)
+    exchange.attempts.append(Attempt(target.provider, target.model, status, outcome, took, milliseconds(waited)))

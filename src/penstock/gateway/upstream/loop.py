@@ -1,0 +1,151 @@
+"""The attempt loop until the commit point: admit, prepare, send; then repeat, go elsewhere or give up.
+
+It alone uses http.client, and it is the only place where a request is sent again. Which attempt comes next is decided
+by `retries.Attempts`, which holds all the rules; here they are carried out. Before each attempt the target's gate may
+make it wait (`pressure`), and its breaker may refuse it (`health`): then nothing is sent, and the rules go on as if it
+had failed. A request that succeeds at its first attempt meets none of that machinery but two looks at its lane.
+
+Cancelled anywhere, in a wait, a line, a connect or a call, `open` leaves nothing behind: a connection is aborted, a
+place in a line is left, a breaker's probe is given back, all in the same moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from penstock.config import Retries
+from penstock.errors import Failure, FailureKind, ProviderFault, Refusal
+from penstock.gateway.exchange import Exchange
+from penstock.gateway.refusals import NO_RETRY, refusal_for
+from penstock.gateway.upstream.answer import Answer, Output, note
+from penstock.gateway.upstream.health import Admission
+from penstock.gateway.upstream.lanes import Lane, Lanes
+from penstock.gateway.upstream.preparation import prepared
+from penstock.gateway.upstream.retries import Attempts, Try
+from penstock.http.client import PoolError
+from penstock.providers.base import AnyRequest, Call
+from penstock.types import Attempt, Plan, Target, milliseconds
+
+
+class Upstreams:
+    """All targets of a worker. `jitter` gives numbers from 0 to 1."""
+
+    def __init__(self, lanes: Lanes, retries: Retries, jitter: Callable[[], float] = random.random) -> None:
+        self.lanes = lanes
+        self._retries = retries
+        self._jitter = jitter
+        self._clock = lanes.clock
+
+    async def open(self, asked: AnyRequest, plan: Plan, exchange: Exchange, output: Output) -> Answer:
+        """An answer that is committed (streamed) or whole (not streamed). Raises Refusal when there is none."""
+        target = plan.targets[0]
+        self.lanes.of(target).budget.deposit()
+        tried = await self._try(asked, Try(target), exchange, output)
+        if isinstance(tried, Answer) and (tried.failure is None or tried.committed):
+            return tried
+        return await self._go_on(asked, plan, exchange, output, tried)
+
+    async def _go_on(
+        self, asked: AnyRequest, plan: Plan, exchange: Exchange, output: Output, tried: Answer | Failure
+    ) -> Answer:
+        """The attempts after the first, which failed."""
+        patience = min(exchange.patience, self._clock() + self._retries.patience)
+        attempts = Attempts(plan.targets, self._retries, patience, self.lanes.ready_at, self._spend, self._jitter)
+        target, waited = plan.targets[0], 0.0
+        while True:
+            failure = self._note(exchange, target, tried, waited)
+            following = attempts.after(target, failure, self._clock())
+            if following is None:
+                exchange.stopped = attempts.stopped
+                raise self._refusal(attempts)
+            waited = following.wait
+            if waited:
+                await asyncio.sleep(waited)
+            target = following.target
+            try:
+                tried = await self._try(asked, following, exchange, output)
+            except Refusal:  # this target cannot do what is asked, which is not what the first one said
+                exchange.stopped = "unsuited"
+                raise self._refusal(attempts) from None
+            if isinstance(tried, Answer) and (tried.failure is None or tried.committed):
+                exchange.waited = waited
+                return tried
+
+    def _note(self, exchange: Exchange, target: Target, tried: Answer | Failure, waited: float) -> Failure:
+        """Put what was tried on the exchange."""
+        if isinstance(tried, Answer):
+            note(exchange, tried, waited)
+            assert tried.failure is not None
+            return tried.failure
+        kind = tried.kind.value
+        exchange.attempts.append(Attempt(target.provider, target.model, 0, kind, 0.0, milliseconds(waited)))
+        return tried
+
+    def _refusal(self, attempts: Attempts) -> Refusal:
+        """What the caller is told: the first failure, and not to multiply our attempts by its own."""
+        assert attempts.first_failure is not None
+        refusal = refusal_for(*attempts.first_failure)
+        if attempts.repeated and NO_RETRY not in refusal.headers:
+            refusal.headers = (*refusal.headers, NO_RETRY)
+        return refusal
+
+    def _spend(self, target: Target) -> bool:
+        return self.lanes.of(target).budget.spend(self._clock())
+
+    async def _try(self, asked: AnyRequest, attempt: Try, exchange: Exchange, output: Output) -> Answer | Failure:
+        """One attempt: an answer that ended well or badly, or the reason why none was made."""
+        target = attempt.target
+        exchange.target = target
+        lane = self.lanes.of(target)
+        if lane.gate.pressed:
+            wait_until = min(exchange.patience, self._clock() + self._retries.max_wait)
+            if not await lane.gate.enter(wait_until):
+                return _held_back(FailureKind.PRESSED, target, lane.gate.opens_in())
+        admission = lane.health.admit(self._clock())
+        if admission is Admission.NO:
+            return _held_back(FailureKind.UNHEALTHY, target, lane.health.ready_at(self._clock()) - self._clock())
+        return await self._call(asked, attempt, lane, admission, exchange, output)
+
+    async def _call(
+        self,
+        asked: AnyRequest,
+        attempt: Try,
+        lane: Lane,
+        admission: Admission,
+        exchange: Exchange,
+        output: Output,
+    ) -> Answer:
+        """The call itself, which `admission` allows."""
+        entry, target = lane.entry, attempt.target
+        answer = Answer(lane, admission, target, entry.provider.reader(asked, target), output if asked.stream else None)
+        try:
+            call = entry.provider.prepare(asked, target)
+            if not isinstance(call, Call):
+                call = await prepared(entry, call, exchange.patience)
+            # What closed one idle connection closed others, too: afresh means on a new one.
+            connection = None if attempt.afresh else entry.pool.take()
+            answer.send(connection or await entry.pool.connect(), call, exchange.patience)
+            await answer.outcome
+        except PoolError as error:
+            failure = error.failure
+            answer.fail(Failure(failure.kind, f"The provider '{target.provider}' {failure.message}."))
+        except ProviderFault as fault:
+            answer.fail(fault.failure)
+        except asyncio.CancelledError:
+            answer.abort()
+            note(exchange, answer, attempt.wait, "cancelled")
+            raise
+        except BaseException:
+            answer.abort()
+            raise
+        return answer
+
+
+def _held_back(kind: FailureKind, target: Target, wait: float) -> Failure:
+    if kind is FailureKind.PRESSED:
+        message = f"The provider '{target.provider}' limits our rate of requests."
+        return Failure(kind, message, 429, retry_after=wait)
+    message = f"The provider '{target.provider}' has failed lately and is left alone."
+    return Failure(kind, message, 503, retry_after=wait)
