@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -128,6 +129,17 @@ def test_texts_and_tokens_are_inputs(given: Any) -> None:
 )
 def test_nothing_too_much_and_anything_else_is_refused(given: Any, param: str, code: str) -> None:
     assert refused("embeddings", input=given) == (param, code)
+
+
+def test_an_array_of_millions_is_refused_at_the_cost_of_its_bytes() -> None:
+    body = b'{"model":"m","input":[' + b"1," * 1_000_000 + b"1]}"
+    tracemalloc.start()
+    try:
+        assert refusal("embeddings", body) == ("input", "array_above_max_length")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * len(body)
 
 
 def test_an_embedding_needs_an_input() -> None:

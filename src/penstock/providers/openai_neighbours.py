@@ -9,6 +9,7 @@ it once the events before it are delivered, and a stream that stops without its 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,7 @@ from penstock.wire.usage import usage_of
 MAX_STRAY_BYTES = 64 * 1024
 
 _DONE = b"[DONE]"
+_SOME = re.compile(rb"\[[ \t\r\n]*[^\] \t\r\n]")  # how an array begins that holds something
 
 
 class _TextChoice(msgspec.Struct, gc=False):
@@ -58,7 +60,7 @@ class _Text(msgspec.Struct, gc=False):
 
 
 class _Embeddings(msgspec.Struct, gc=False):
-    data: list[msgspec.Raw] | None = None
+    data: msgspec.Raw = NULL
     usage: Any = None
     error: Any = None
 
@@ -101,7 +103,7 @@ def _read_embeddings(provider: str, body: bytes) -> Usage | None:
     found = _decode_embeddings(body)
     if found.error:
         raise ProviderFault(_reported(provider, found.error))
-    if not found.data:
+    if _SOME.match(memoryview(found.data)) is None:
         raise _fault(provider, "answered without embeddings")
     return usage_of(found.usage)
 

@@ -18,7 +18,7 @@ from penstock.wire.chat import TOP_LEVEL_NAMES, unknown_names
 from penstock.wire.diagnose import misshapen
 from penstock.wire.members import nested_too_deeply, not_json, refuse_repeats, split
 from penstock.wire.params import StreamOptions
-from penstock.wire.rules import model_name, most_items, not_empty
+from penstock.wire.rules import model_name, not_empty
 
 Endpoint = Literal["embeddings", "completions", "responses"]
 
@@ -43,7 +43,7 @@ class NeighbourRequest(msgspec.Struct, frozen=True, gc=False):
 
 class _Embeddings(msgspec.Struct, frozen=True, gc=False):
     model: str
-    input: str | list[msgspec.Raw]
+    input: msgspec.Raw
 
 
 class _Completions(msgspec.Struct, frozen=True, gc=False):
@@ -63,6 +63,12 @@ _Params = TypeVar("_Params", _Embeddings, _Completions, _Responses)
 _EMBEDDINGS = msgspec.json.Decoder(_Embeddings)
 _COMPLETIONS = msgspec.json.Decoder(_Completions)
 _RESPONSES = msgspec.json.Decoder(_Responses)
+# The first items of an array, and one more than there may be: what comes after them is skipped over, so that an array
+# of millions costs no more memory than its bytes.
+_ITEMS = msgspec.json.Decoder(
+    msgspec.defstruct("_Items", [(f"item{n}", msgspec.Raw, None) for n in range(INPUTS + 1)], array_like=True)
+)
+_INPUTS_BEGIN = b'"[-0123456789'
 _STREAM_OPTIONS = frozenset(StreamOptions.__struct_fields__)
 
 
@@ -133,20 +139,32 @@ def _read(body: bytes, decoder: msgspec.json.Decoder[_Params]) -> tuple[_Params,
     return params, members
 
 
-def _check_input(given: str | list[msgspec.Raw]) -> None:
-    if isinstance(given, str):
-        not_empty("input", given)
+def _check_input(given: msgspec.Raw) -> None:
+    first = bytes(memoryview(given)[:1])
+    if first != b"[":
+        if first != b'"':
+            raise InvalidRequest(
+                "Invalid type for 'input': expected a string or an array.", param="input", code="invalid_type"
+            )
+        if len(memoryview(given)) == 2:
+            not_empty("input", "")
         return
-    if not given:
+    items = [item for item in msgspec.structs.astuple(_ITEMS.decode(given)) if item is not None]
+    if not items:
         raise InvalidRequest(
             "Invalid 'input': empty array. Expected an array with minimum length 1, but got an empty array instead.",
             param="input",
             code="empty_array",
         )
-    most_items("input", len(given), INPUTS)
-    for index, item in enumerate(given):
-        first = bytes(memoryview(item)[:1])
-        if first not in b'"[-0123456789':
+    if len(items) > INPUTS:
+        raise InvalidRequest(
+            f"Invalid 'input': array too long. Expected an array with maximum length {INPUTS}, "
+            "but got a longer array instead.",
+            param="input",
+            code="array_above_max_length",
+        )
+    for index, item in enumerate(items):
+        if bytes(memoryview(item)[:1]) not in _INPUTS_BEGIN:
             raise InvalidRequest(
                 f"Invalid type for 'input[{index}]': expected a string, a token or an array of tokens.",
                 param=f"input[{index}]",

@@ -97,8 +97,7 @@ def not_empty(param: str, value: str) -> None:
         )
 
 
-def most_items(param: str, length: int, most: int) -> None:
-    """An array of at most so many items."""
+def _most_items(param: str, length: int, most: int) -> None:
     if length > most:
         raise InvalidRequest(
             f"Invalid '{param}': array too long. Expected an array with maximum length {most}, "
@@ -148,7 +147,7 @@ def _messages(params: Params) -> None:
 
 def _stop(params: Params) -> None:
     if params.stop is not None and not isinstance(params.stop, str):
-        most_items("stop", len(params.stop), STOPS)
+        _most_items("stop", len(params.stop), STOPS)
 
 
 def _top_logprobs(params: Params) -> None:
@@ -243,7 +242,7 @@ def _tools(params: Params) -> None:
 
 def _functions(params: Params) -> None:
     functions = params.functions or ()
-    most_items("functions", len(functions), 128)
+    _most_items("functions", len(functions), 128)
     for index, function in enumerate(functions):
         _function(f"functions[{index}]", function)
 
