@@ -1,0 +1,40 @@
+"""`make fuzz SPEC=openapi.yaml`: the long form, against the built-in model, a plain and a strict provider in turn."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from fuzz.running import PHASES, Target, fuzz
+
+TARGETS: tuple[Target, ...] = ("local", "provider", "strict")
+
+
+def main() -> int:
+    """0 when nothing was found."""
+    parser = argparse.ArgumentParser(prog="fuzz", description=__doc__)
+    parser.add_argument(
+        "--spec", type=Path, help="an OpenAPI document (default: one made of the types of OpenAI's SDK)"
+    )
+    parser.add_argument("--target", choices=TARGETS, action="append", help="default: all, one after the other")
+    parser.add_argument("--examples", default="500", help="cases for each route in the fuzzing phase")
+    parser.add_argument("--phases", default=PHASES)
+    parser.add_argument("--route", help="only this one, such as /v1/chat/completions")
+    given = parser.parse_args()
+    options = ["--max-examples", given.examples, "--phases", given.phases, "--generation-database", "none"]
+    if given.route:
+        options += ["--include-path", given.route]
+    found = 0
+    for target in given.target or TARGETS:
+        print(f"fuzz: {given.spec or 'the types of the SDK'} against {target}", flush=True)
+        ran = fuzz(given.spec and given.spec.resolve(), target, *options)
+        print(ran.report, flush=True)
+        if "Traceback" in ran.log:
+            print(f"fuzz: the gateway failed\n{ran.log}")
+        found |= ran.status or "Traceback" in ran.log
+    return int(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
