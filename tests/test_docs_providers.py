@@ -23,7 +23,8 @@ def table(title: str) -> list[str]:
 
 def service(name: str, row: Dialect) -> str:
     words = [f"`{way}`" if way.startswith("reasoning") else way for way in row.reasoning]
-    return f"| `{name}` | {', '.join(words) or 'not shown'} | {row.usage} | [page]({row.source}) |"
+    cells = [f"`{name}`", ", ".join(words) or "not shown", row.usage, row.quirks, f"[page]({row.source})"]
+    return re.sub(r"  +", " ", f"| {' | '.join(cells)} |")
 
 
 def named(names: tuple[str, ...]) -> str:

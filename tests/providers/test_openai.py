@@ -269,10 +269,10 @@ def test_an_error_answer_is_classified_with_the_providers_name_and_clock() -> No
 DROPPING = Target(route="*", provider="acme", model="gpt-5.4", drop_unsupported=True)
 
 
-def dropped(members: str, at: Target = DROPPING) -> tuple[frozenset[str], bytes]:
+def dropped(members: str, at: Target = DROPPING) -> tuple[set[str], bytes]:
     """The parameters that are left out of the request, and what the response says of it."""
     acme, request = provider(REASONING), chat(members)
-    return request.fields - sent(acme.prepare(request, at)).keys(), acme.reader(request, at).head
+    return set(request.fields - sent(acme.prepare(request, at)).keys()), acme.reader(request, at).head
 
 
 @pytest.mark.parametrize(

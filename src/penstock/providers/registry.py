@@ -42,6 +42,7 @@ COMPATIBLE: Mapping[str, Dialect] = {
         key_header="api-key",
         families=capabilities.OPENAI,
         usage="the last chunk, without choices, when asked",
+        quirks="a first chunk without choices; DeploymentNotFound for a model that is not there",
         source="https://learn.microsoft.com/en-us/azure/ai-foundry/openai/api-version-lifecycle",
     ),
     "openrouter": Dialect(
@@ -50,6 +51,7 @@ COMPATIBLE: Mapping[str, Dialect] = {
         families=capabilities.OPENROUTER,
         reasoning=("reasoning",),
         usage="the last chunk, unasked",
+        quirks="comments while it waits; errors in the stream, with a number for a code",
         source="https://openrouter.ai/docs/use-cases/reasoning-tokens",
     ),
     "groq": Dialect(
@@ -58,6 +60,7 @@ COMPATIBLE: Mapping[str, Dialect] = {
         families=capabilities.GROQ,
         reasoning=("reasoning", "tags"),
         usage="the chunk with the finish, also in x_groq",
+        quirks="refuses n above 1 and names of messages",
         source="https://console.groq.com/docs/reasoning",
     ),
     "mistral": Dialect(
@@ -67,6 +70,7 @@ COMPATIBLE: Mapping[str, Dialect] = {
         stream_options=False,
         reasoning=("parts",),
         usage="the chunk with the finish, unasked",
+        quirks="422 for parameters that it does not know, told as FastAPI does",
         source="https://docs.mistral.ai/capabilities/reasoning",
     ),
     "deepseek": Dialect(
@@ -75,6 +79,7 @@ COMPATIBLE: Mapping[str, Dialect] = {
         families=capabilities.DEEPSEEK,
         reasoning=("reasoning_content",),
         usage="the last chunk, when asked; prompt_cache_hit_tokens",
+        quirks="empty lines and comments while it waits; 402 when the balance is spent",
         source="https://api-docs.deepseek.com/guides/kv_cache",
     ),
     "together": Dialect(
@@ -83,6 +88,7 @@ COMPATIBLE: Mapping[str, Dialect] = {
         families=capabilities.TOGETHER,
         reasoning=("reasoning", "tags"),
         usage="the chunk with the finish",
+        quirks="finish_reason eos",
         source="https://docs.together.ai/docs/deepseek-r1",
     ),
     "vllm": Dialect(
@@ -90,6 +96,7 @@ COMPATIBLE: Mapping[str, Dialect] = {
         families=capabilities.VLLM,
         reasoning=("reasoning", "reasoning_content", "tags"),
         usage="the last chunk, without choices, when asked; on every chunk if it is so configured",
+        quirks="errors without an envelope, with a number for a code; empty tool_calls",
         source="https://docs.vllm.ai/en/stable/features/reasoning_outputs/",
     ),
     "sglang": Dialect(
@@ -97,6 +104,7 @@ COMPATIBLE: Mapping[str, Dialect] = {
         families=capabilities.SGLANG,
         reasoning=("reasoning_content", "tags"),
         usage="the last chunk, without choices, when asked",
+        quirks="errors without an envelope",
         source="https://docs.sglang.io/docs/advanced_features/separate_reasoning",
     ),
     "ollama": Dialect(
@@ -104,6 +112,7 @@ COMPATIBLE: Mapping[str, Dialect] = {
         families=capabilities.OLLAMA,
         reasoning=("reasoning", "tags"),
         usage="the last chunk, without choices, when asked",
+        quirks="ignores n and logit_bias",
         source="https://docs.ollama.com/api/openai-compatibility",
     ),
     "llama-server": Dialect(
@@ -111,6 +120,7 @@ COMPATIBLE: Mapping[str, Dialect] = {
         families=capabilities.LLAMA_SERVER,
         reasoning=("reasoning_content", "tags"),
         usage="the last chunk, when asked",
+        quirks="503 while it loads its model",
         source="https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md",
     ),
 }
