@@ -14,6 +14,10 @@ class Stopped(Exception):
     """The run ends here: the message says why."""
 
 
+class TooMuch(Stopped):
+    """A request does not fit into what is left of the tokens."""
+
+
 class Budget:
     """Counts a run's spending; `tokens` and `requests` are the most that it may be."""
 
@@ -31,7 +35,7 @@ class Budget:
         if self.requests_made >= self.requests:
             raise Stopped(f"the ceiling of {self.requests} requests is reached (--max-requests)")
         if self.tokens_spent + worst > self.tokens:
-            raise Stopped(
+            raise TooMuch(
                 f"the next request could exceed the budget of {self.tokens} tokens (--tokens): "
                 f"{self.tokens_spent} are spent, and it may take {worst}"
             )

@@ -13,7 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from penstock.check.catalogue import SECTIONS
-from penstock.check.run import FAILED, INFORMATION, PASSED, RESULTS, SKIPPED, UNSUPPORTED, Finding, Report
+from penstock.check.run import (
+    FAILED,
+    INFORMATION,
+    NOT_REACHED,
+    PASSED,
+    RESULTS,
+    SKIPPED,
+    UNSUPPORTED,
+    Finding,
+    Report,
+)
 
 _STYLES = {PASSED: "green", FAILED: "bold red", UNSUPPORTED: "yellow", SKIPPED: "dim", INFORMATION: "cyan"}
 
@@ -65,7 +75,7 @@ def show_report(report: Report, console: Console) -> None:
         (INFORMATION, "What this server does where servers differ"),
         (SKIPPED, "Not asked"),
     ):
-        findings = [finding for finding in report.findings if finding.result == result]
+        findings = [finding for finding in report.findings if finding.result == result and finding.got != NOT_REACHED]
         if findings:
             console.print()
             console.print(Text(title, style="bold"))

@@ -15,13 +15,15 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from penstock.check.ask import Ask, Settings
-from penstock.check.budget import Budget, Stopped
+from penstock.check.budget import Budget, Stopped, TooMuch
 from penstock.check.client import Trouble, Unreachable
 from penstock.check.row import Row
 from penstock.check.verdict import Failed, Skipped, Unsupported, Verdict
 
 PASSED, FAILED, UNSUPPORTED, SKIPPED, INFORMATION = "passed", "failed", "unsupported", "skipped", "information"
 RESULTS = (PASSED, FAILED, UNSUPPORTED, SKIPPED, INFORMATION)
+
+NOT_REACHED = "the run was stopped before"
 
 # What reading an answer of an unforeseen shape raises.
 _SHAPE = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError)
@@ -100,7 +102,7 @@ async def run(
     stopped: str | None = None
     for number, row in enumerate(rows, 1):
         if stopped is not None:
-            findings.append(Finding(row, SKIPPED, "the run was stopped before", 0, 0, 0.0))
+            findings.append(Finding(row, SKIPPED, NOT_REACHED, 0, 0, 0.0))
             continue
         if row.heavy and not heavy:
             finding = Finding(row, SKIPPED, "asked only with --heavy", 0, 0, 0.0)
@@ -132,8 +134,9 @@ async def _ask_row(row: Row, ask: Ask) -> tuple[Finding, str | None]:
     try:
         result, got = PASSED, await row.check(ask)
     except Stopped as error:
-        stop = str(error)
-        result, got = SKIPPED, stop
+        result, got = SKIPPED, str(error)
+        # What one heavy row may cost says nothing about the others.
+        stop = None if row.heavy and isinstance(error, TooMuch) else got
     except Unreachable as error:
         stop = f"the server went away: {error}"
         result, got = FAILED, str(error)
