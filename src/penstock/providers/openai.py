@@ -96,6 +96,8 @@ _decode_stream_options = msgspec.json.Decoder(_StreamOptions).decode
 class OpenAI:
     """One configured upstream; see `providers.base.Provider`. Raises ValueError for settings that cannot work."""
 
+    lacks = ()  # what a server behind it lacks is a setting of the target
+
     def __init__(
         self,
         name: str,
