@@ -56,6 +56,14 @@ class Dropped(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Skipped(msgspec.Struct, frozen=True):
+    """What a record says of a dropped candidate."""
+
+    provider: str
+    model: str
+    reason: str
+
+
 class Plan(msgspec.Struct, frozen=True):
     """Targets to try, in order, never empty; and those that were left out."""
 
@@ -100,6 +108,7 @@ class Record(msgspec.Struct, frozen=True):
     `ended` says what ended it: ok, refused, failed, hangup, cut (an in-band error) or drained.
     `first_event_ms` is None when nothing was sent; `started_at` is in Unix seconds. `endpoint` is "chat.completions",
     "completions", "embeddings" or "responses", and empty where no upstream was to be asked.
+    `skipped`: the targets that were not considered; `stopped`: why, after a failure, no other attempt was made.
     """
 
     request_id: str
@@ -119,6 +128,8 @@ class Record(msgspec.Struct, frozen=True):
     client_request_id: str | None = None
     client: str = ""
     endpoint: str = ""
+    skipped: tuple[Skipped, ...] = ()
+    stopped: str = ""
 
 
 JSON = dict[str, Any]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from penstock.gateway.exchange import Exchange
-from penstock.types import Record, milliseconds
+from penstock.types import Record, Skipped, milliseconds
 
 
 def record(exchange: Exchange, now: float) -> Record:
@@ -29,4 +29,6 @@ def record(exchange: Exchange, now: float) -> Record:
         exchange.client_request_id,
         exchange.client,
         exchange.endpoint,
+        tuple(Skipped(one.target.provider, one.target.model, one.reason) for one in exchange.dropped),
+        exchange.stopped,
     )

@@ -21,6 +21,8 @@ from penstock.gateway.upstream import Upstreams, note
 from penstock.http.connection import Request
 from penstock.providers.base import AnyRequest
 
+NEVER = float("inf")
+
 Refuse = Callable[[Request, Refusal], None]
 Decode = Callable[[bytes], AnyRequest]
 
@@ -46,6 +48,7 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
     relay = Relay(request, exchange, gateway.heartbeats)
     record = None
     try:
+        exchange.patience = exchange.started + _patience(request)
         asked = decode(request.body)
         exchange.stream = asked.stream
         plan = gateway.routes.plan(asked, principal, gateway.down, gateway.upstreams.lanes)
@@ -73,6 +76,19 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
     finally:
         relay.close()
         gateway.telemetry.end(record or accounting.record(exchange, time.monotonic()))
+
+
+def _patience(request: Request) -> float:
+    """The seconds for which an SDK says that it waits for the first bytes of an answer."""
+    # Python's names its read timeout, Node's its timeout; by request, and both in seconds.
+    said = request.headers.get(b"x-stainless-read-timeout") or request.headers.get(b"x-stainless-timeout")
+    if said is None:
+        return NEVER
+    try:
+        seconds = float(said)
+    except ValueError:
+        return NEVER
+    return seconds if seconds > 0 else NEVER  # also of what is not a number
 
 
 def _give_up(request: Request, exchange: Exchange, relay: Relay, refuse: Refuse, refusal: Refusal) -> None:

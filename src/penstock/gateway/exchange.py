@@ -20,6 +20,7 @@ class Exchange:
     first_event: float | None = None  # monotonic clock
     client = ""
     patience = float("inf")  # monotonic clock: when the caller will have gone, if nothing has come by then
+    calls = 0  # attempts begun
     waited = 0.0  # seconds waited before the attempt that answers
     stopped = ""  # why no other attempt was made
     dropped: tuple[Dropped, ...] = ()  # targets that were not considered, and why

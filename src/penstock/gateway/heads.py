@@ -42,9 +42,10 @@ def lines(exchange: Exchange, now: float, kind: bytes, target: Target | None = N
     request_id = exchange.request_id.encode()
     if target is None:
         return b"%sx-request-id: %s\r\nopenai-processing-ms: %d\r\n" % (kind, request_id, elapsed_ms)
-    return b"%sx-request-id: %s\r\nopenai-processing-ms: %d\r\nx-penstock-target: %s\r\n" % (
+    return b"%sx-request-id: %s\r\nopenai-processing-ms: %d\r\nx-penstock-target: %s\r\nx-penstock-attempts: %d\r\n" % (
         kind,
         request_id,
         elapsed_ms,
         target.label,
+        exchange.calls,
     )

@@ -253,7 +253,7 @@ def _refuse_unsupported(chat: ChatRequest) -> None:
 
 def _invalid(message: str, *, param: str | None = None, code: str | None = None) -> Failure:
     body = envelope(InvalidRequest(message, param=param, code=code))
-    return Failure(FailureKind.INVALID, message, 400, body)
+    return Failure(FailureKind.INVALID, message, 400, body, too_long=code == "context_length_exceeded")
 
 
 def _fingerprint(path: Path) -> str:

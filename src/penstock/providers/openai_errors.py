@@ -138,7 +138,8 @@ def _invalid(provider: str, status: int, error: Any, body: bytes | None) -> Fail
     text = _text(error)
     if text:
         message = f"{message[:-1]}: {text}"
-    return Failure(FailureKind.INVALID, message, status, body=body)
+    too_long = "context_length_exceeded" in _names(error)
+    return Failure(FailureKind.INVALID, message, status, body=body, too_long=too_long)
 
 
 def _decode(body: bytes) -> Any:

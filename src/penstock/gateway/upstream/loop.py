@@ -119,6 +119,7 @@ class Upstreams:
     ) -> Answer:
         """The call itself, which `admission` allows."""
         entry, target = lane.entry, attempt.target
+        exchange.calls += 1
         answer = Answer(lane, admission, target, entry.provider.reader(asked, target), output if asked.stream else None)
         try:
             call = entry.provider.prepare(asked, target)
