@@ -36,6 +36,30 @@ def test_pieces_of_any_size_are_cut_as_the_whole_text(text: str, stops: list[str
     assert (out, cutter.cut) == cut_whole(text, stops)
 
 
+@given(
+    st.lists(st.text("ab", max_size=200), max_size=5),
+    st.lists(st.text("ab", min_size=8, max_size=20), min_size=1, max_size=4),
+)
+def test_long_pieces_are_cut_as_short_ones(pieces: list[str], stops: list[str]) -> None:
+    long, short = StopCutter(stops), StopCutter(stops)
+    for piece in pieces:
+        letters = ""
+        for letter in piece:
+            letters += "" if short.cut else short.feed(letter)
+        assert long.feed(piece) == letters
+        assert long.cut == short.cut
+        if long.cut:
+            return
+    assert long.flush() == short.flush()
+
+
+def test_a_long_text_does_not_hold_everybody_up() -> None:
+    text = "the quick brown fox " * 100_000
+    started = time.perf_counter()
+    assert StopCutter([" the slow", " brown bear"]).feed(text) == text[:-1]
+    assert time.perf_counter() - started < 0.2
+
+
 @pytest.mark.parametrize(
     ("pieces", "stops", "shown"),
     [

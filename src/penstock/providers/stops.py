@@ -3,12 +3,15 @@
 Each stop string is followed by a Knuth-Morris-Pratt automaton, so that the work per character is constant however long
 and however repetitive the strings are, and the outcome does not depend on how the text was cut. The first string to be
 completed wins; of several completed by the same character, the longest. The tables grow only as far as was matched, so
-that a huge stop string costs nothing.
+that a huge stop string costs nothing. A piece that is long beside the stop strings, such as a whole answer, is searched
+in C instead, and the automata only follow its end: character by character, a megabyte would hold everybody up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+_LONG = 64  # characters, and four times the longest stop string: from here on searching beats following
 
 
 class _Follower:
@@ -40,9 +43,11 @@ class _Follower:
 class StopCutter:
     """Follows one choice; `stops` are not empty strings. After `cut` is True it takes no more."""
 
-    __slots__ = ("_firsts", "_followers", "_held", "cut")
+    __slots__ = ("_firsts", "_followers", "_held", "_long", "_longest", "cut")
 
     def __init__(self, stops: Sequence[str]) -> None:
+        self._longest = max(map(len, stops))
+        self._long = max(_LONG, 4 * self._longest)
         self._followers = [_Follower(stop) for stop in stops]
         self._firsts = {stop[0] for stop in stops}
         self._held = ""
@@ -53,6 +58,8 @@ class StopCutter:
         if not self._held and not any(first in text for first in self._firsts):
             return text  # nearly always so, and found out in C
         buffer = self._held + text
+        if len(text) >= self._long:
+            return self._search(buffer)
         for position in range(len(self._held), len(buffer)):
             char = buffer[position]
             completed = [follower for follower in self._followers if follower.advance(char)]
@@ -63,6 +70,24 @@ class StopCutter:
         keep = max(follower.matched for follower in self._followers)
         self._held = buffer[len(buffer) - keep :]
         return buffer[: len(buffer) - keep]
+
+    def _search(self, text: str) -> str:
+        """What surely comes before any stop string in `text`, before which nothing is held back."""
+        found = [(text.find(follower.stop), len(follower.stop)) for follower in self._followers]
+        ends = [(start + size, -size) for start, size in found if start >= 0]
+        if ends:
+            self.cut = True
+            self._held = ""
+            end, size = min(ends)
+            return text[: end + size]
+        tail = text[len(text) - self._longest + 1 :]  # shorter than the longest, so that the state depends on no more
+        for follower in self._followers:
+            follower.matched = 0
+            for char in tail:
+                follower.advance(char)
+        keep = max(follower.matched for follower in self._followers)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
 
     def flush(self) -> str:
         """The text ended: what was held back is part of it after all."""
