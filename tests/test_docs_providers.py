@@ -34,7 +34,7 @@ def named(names: tuple[str, ...]) -> str:
 
 
 def family(at: str, row: Family) -> str:
-    roles = ", ".join(f"{role} as {other}" for role, other in row.roles) or "all"
+    others = ", ".join(f"{name} as {other}" for name, other in (*row.roles, *row.names))
     if row.efforts is None:
         efforts = "not said"
     elif not row.efforts:
@@ -50,7 +50,7 @@ def family(at: str, row: Family) -> str:
         f"`{row.prefix}`" if row.prefix else "others",
         f"`{row.token_limit}`" if row.token_limit != "both" else "both",
         "taken" if row.stop else "cut here",
-        roles,
+        others,
         efforts,
         refused.strip(),
         f"[page]({row.source})",

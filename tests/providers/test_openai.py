@@ -13,7 +13,7 @@ import pytest
 from penstock import __version__
 from penstock.errors import FailureKind
 from penstock.providers.base import Call, Origin
-from penstock.providers.capabilities import AS_SYSTEM, OPENAI, Family
+from penstock.providers.capabilities import AS_SYSTEM, MISTRAL, OPENAI, Family
 from penstock.providers.openai import Dialect, OpenAI, OpenAISettings
 from penstock.providers.openai_answer import BodyReader, StreamReader
 from penstock.types import Target
@@ -327,6 +327,13 @@ def test_a_role_that_the_target_does_not_take_goes_out_as_another() -> None:
     asked = decode_chat(plain)
     assert provider(OLD_LIMIT).prepare(asked, target("any")).body is plain
     assert provider(REASONING).prepare(decode_chat(body), target("gpt-5.4")).body.count(b"developer") == 1
+
+
+def test_a_parameter_goes_out_under_the_name_that_it_has_there() -> None:
+    mistral = provider(Dialect("https://api.acme.test/v1", families=MISTRAL))
+    found = sent(mistral.prepare(chat('"seed": 7, "max_completion_tokens": 5', "any"), target("any")))
+    assert (found["random_seed"], found["max_tokens"]) == (7, 5)
+    assert not {"seed", "max_completion_tokens"} & found.keys()
 
 
 def test_a_key_goes_where_its_service_wants_it() -> None:

@@ -22,7 +22,8 @@ class Family(msgspec.Struct, frozen=True):
     OpenAI's four); where not, the gateway cuts. `roles`: the roles that are refused or lost, each with the one that is
     sent instead. `efforts`: the values of reasoning_effort that are taken, () if the parameter is refused, None if
     nobody says; `effort` is the one in force when none is asked for, "" if unknown. `refused`: sampling parameters that
-    are refused whatever the effort; `refused_reasoning`: those that are refused unless the effort is none.
+    are refused whatever the effort; `refused_reasoning`: those that are refused unless the effort is none. `names`:
+    parameters that go by another name there.
     """
 
     prefix: str
@@ -34,6 +35,7 @@ class Family(msgspec.Struct, frozen=True):
     effort: str = ""
     refused: tuple[str, ...] = ()
     refused_reasoning: tuple[str, ...] = ()
+    names: tuple[tuple[str, str], ...] = ()
 
 
 # What a refusing model takes all the same, being what it would do anyway.
@@ -128,7 +130,8 @@ MISTRAL = (
         "https://docs.mistral.ai/api/endpoint/chat",
         "max_tokens",
         roles=AS_SYSTEM,
-        refused=(*_LOGPROBS, "logit_bias", "seed"),
+        refused=(*_LOGPROBS, "logit_bias"),
+        names=(("seed", "random_seed"),),
     ),
 )
 DEEPSEEK = (

@@ -2,7 +2,7 @@
 
 `watched` names the members that something is done about, so that a request without any of them costs one comparison of
 sets. What a target refuses is sent all the same, and the caller sees its own 400, unless the model is configured with
-`drop_unsupported`, or there is an equivalent: the other name of the token limit, another role, and stop strings, which
+`drop_unsupported`, or there is an equivalent: the other name of a parameter, another role, and stop strings, which
 `providers.openai_rewrite` then cuts at.
 """
 
@@ -39,6 +39,7 @@ class Rules:
         watched = {_OTHER.get(family.token_limit, "max_completion_tokens")}
         if self.cuts:
             watched.add("stop")
+        watched |= {name for name, _ in family.names}
         if drops:
             watched |= {"reasoning_effort", *family.refused, *family.refused_reasoning}
         self.watched = frozenset(watched)
@@ -54,6 +55,10 @@ class Rules:
         elif _OTHER[understood] in chat.fields:
             put[understood] = _encode(chat.max_tokens)
             drop.append(_OTHER[understood])
+        for name, other in self._family.names:
+            if name in chat.fields:
+                put[other] = _encode(getattr(chat, name))
+                drop.append(name)
         if self.cuts:
             drop.append("stop")
         drop += self.unsupported(chat)
