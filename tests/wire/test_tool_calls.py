@@ -105,6 +105,25 @@ def test_a_new_id_under_a_used_index_begins_a_new_call() -> None:
     ]
 
 
+@pytest.mark.parametrize("beginning", ["", "{}"])
+def test_calls_that_share_an_id_get_different_ones(beginning: str) -> None:
+    first, second = (function("f", beginning, index=index, id="a") for index in (0, 1))
+    more = [{"index": index, "function": {"arguments": "{}"}} for index in (0, 1)]
+    found = mend([first], more[:1], [second], more[1:])
+    assert found[0] == [first]
+    (begun,) = found[2]
+    assert begun == {**second, "id": begun["id"]}
+    assert begun["id"].startswith("call_")
+    assert found[3] == more[1:]
+
+
+def test_an_id_that_comes_again_under_another_index_in_the_midst_of_arguments_continues_its_call() -> None:
+    steps = [function("f", part, index=index, id="a") for index, part in enumerate(("", '{"x"', ":1}"))]
+    begun, *others = (delta for (delta,) in mend(*([one] for one in steps)))
+    assert begun == steps[0]
+    assert others == [{"index": 0, "function": {"arguments": part}} for part in ('{"x"', ":1}")]
+
+
 def test_a_missing_function_is_put_in_and_null_arguments_become_empty() -> None:
     begun = function("f", index=0, id="a")
     assert mend([begun], [{"index": 0}, {"index": 0, "function": {"arguments": None}}]) == [

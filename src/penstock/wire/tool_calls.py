@@ -3,8 +3,9 @@
 Clients join the deltas of a call by its `index`, take id, type and name from the first and concatenate the rest. Some
 servers send no index, begin at 1, give two calls the same one, leave the id out or repeat it with the name on every
 delta. `ToolCalls` follows the calls of one choice and says what is wrong with a delta: a call is known by its index as
-the server gave it, unless its id says otherwise. Where a server gives no ids at all, a call ends where the next name
-comes with arguments of its own. A call is begun for the client once it has a name; what came before is held until then.
+the server gave it, unless its id says otherwise. Where a server gives no ids at all, or all calls the same, a call ends
+where the next name comes with arguments of its own. A call is begun for the client once it has a name; what came before
+is held until then.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ _NOTHING = msgspec.Raw(b"null")
 class CallMending(msgspec.Struct, frozen=True):
     """What one delta of a call must become. `begins`: it is the first of its call, and has id, type and name.
 
-    `made_id`: the id, where the server gave none. `waited`: arguments that came before the name. `withheld`: the client
-    gets nothing of it now.
+    `made_id`: the id, where the server gave none of its own. `waited`: arguments that came before the name. `withheld`:
+    the client gets nothing of it now.
     """
 
     index: int = 0
@@ -105,8 +106,10 @@ class ToolCalls:
                 raise ValueError("a tool call without a name")
             return CallMending(withheld=True), False
         call.number, self._begun = self._begun, self._begun + 1
-        made_id = "" if call.id else f"call_{secrets.token_hex(12)}"
-        sound = isinstance(arguments, str) and given == call.number and call_id is not None and not call.waiting
+        unique = call.id is not None and not any(known.id == call.id for known in self._calls if known is not call)
+        made_id = "" if unique else f"call_{secrets.token_hex(12)}"
+        sound = isinstance(arguments, str) and given == call.number and call_id is not None and unique
+        sound = sound and not call.waiting
         mending = CallMending(call.number, True, made_id or ("" if call_id else call.id or ""), call.waiting)
         return mending, sound and delta.get("type") == kind
 
@@ -123,7 +126,11 @@ class ToolCalls:
         if call is not None and call_id is not None and call.id not in (None, call_id):
             call = None
         if call is None and call_id is not None:
-            return next((known for known in self._calls if known.id == call_id), None)
+            # The last one, since some servers give all calls the same.
+            call = next((known for known in reversed(self._calls) if known.id == call_id), None)
+            if call is not None and numbered and name is not None and call.started:
+                return call if _written(arguments).lstrip()[:1] not in ("", "{") else None
+            return call
         if call is None and not numbered and self._calls:
             call = self._calls[-1]
         if call is None or call_id is not None or call.id is not None or name is None or call.name is None:
