@@ -10,7 +10,7 @@ import pytest
 from penstock.fake_upstream import Answer, Chunk
 from support.callers import Caller, error_of, text_of
 from support.chat_bodies import function_tool
-from support.relaying import FIGURES, NAMES, relayed, step, streamed
+from support.relaying import FIGURES, NAMES, joined_calls, relayed, step, streamed
 
 USAGE: dict[str, Any] = {"stream_options": {"include_usage": True}}
 EXACT: dict[str, Any] = {"temperature": 0, "seed": 7}
@@ -239,18 +239,7 @@ def test_calls_in_order_come_through_as_they_are() -> None:
 )
 def test_calls_in_any_other_order_are_brought_into_it(strange: list[dict[str, Any]]) -> None:
     found = relayed(streamed(*strange), stream=True, tools=[function_tool()]).choices
-    calls: dict[int, dict[str, str]] = {}
-    for choice in found:
-        for one in choice["delta"].get("tool_calls", []):
-            function = one["function"]
-            if one["index"] not in calls:
-                assert one["index"] == len(calls)
-                calls[one["index"]] = {"id": one["id"], "type": one["type"], "name": function["name"], "arguments": ""}
-            else:
-                assert not one.keys() & {"id", "type"}
-                assert "name" not in function
-            calls[one["index"]]["arguments"] += function.get("arguments", "")
-    assert list(calls.values()) == [
+    assert joined_calls(found) == [
         {"id": "a", "type": "function", "name": "f", "arguments": '{"x":"ü"}'},
         {"id": "b", "type": "function", "name": "g", "arguments": "{}"},
     ]

@@ -14,7 +14,7 @@ from penstock.fake_upstream import Answer
 from penstock.fake_upstream.script import Fault
 from support.callers import Caller
 from support.chat_bodies import function_tool
-from support.relaying import Relayed, relayed, step, streamed, whole
+from support.relaying import Relayed, joined_calls, relayed, step, streamed, whole
 from support.upstreams import ThreadedUpstream
 
 SCHEMA = {
@@ -264,6 +264,17 @@ def test_every_call_of_a_whole_answer_has_an_id_of_its_own(lost: dict[str, Any])
     ids = [one["id"] for one in calls]
     assert all(type(one) is str and one for one in ids)
     assert len(set(ids)) == 2
+
+
+@pytest.mark.parametrize("lost", [{"id": None}, {"id": ""}, {"id": "same"}])
+def test_every_streamed_call_has_an_id_of_its_own_and_arguments_that_are_json(lost: dict[str, Any]) -> None:
+    first, second = ({"tool_calls": [{"index": index, **call("", **lost)}]} for index in (0, 1))
+    arguments = {"tool_calls": [{"index": 0, "function": {"arguments": '{"city":"Zürich"}'}}]}
+    steps: list[dict[str, Any]] = [{"role": "assistant", "content": None}, first, arguments, second]
+    found = asked(streamed(*map(step, steps), step({}, "tool_calls")), stream=True).choices
+    calls = joined_calls(found)
+    assert len({one["id"] for one in calls if one["id"]}) == 2
+    assert [json.loads(one["arguments"]) for one in calls] == [{"city": "Zürich"}, {}]
 
 
 def test_the_provider_says_how_a_forced_call_ends() -> None:

@@ -81,3 +81,17 @@ def streamed(*choices: dict[str, Any], **more: Any) -> Answer:
 def step(delta: dict[str, Any], finish: str | None = None, index: int = 0) -> dict[str, Any]:
     """One step of a choice."""
     return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+
+
+def joined_calls(choices: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """The calls that the steps of one choice make, which must be in the form that clients can put together."""
+    calls: list[dict[str, str]] = []
+    for one in (call for choice in choices for call in choice["delta"].get("tool_calls", [])):
+        function = one["function"]
+        if one["index"] == len(calls):
+            calls.append({"id": one["id"], "type": one["type"], "name": function["name"], "arguments": ""})
+        else:
+            assert not one.keys() & {"id", "type"}
+            assert "name" not in function
+        calls[one["index"]]["arguments"] += function.get("arguments", "")
+    return calls
