@@ -249,6 +249,20 @@ def test_the_local_engine_says_that_it_answers_chat_alone(endpoint: str) -> None
             assert (answer.error["param"], answer.error["code"]) == ("model", "unsupported_endpoint")
             assert f"/v1/{endpoint}" in answer.error["message"]
             assert (await running.record()).ended == "refused"
+            assert [lane.health.outstanding for lane in running.api.gateway.upstreams.lanes.all().values()] == [0]
+
+    run(main())
+
+
+@EACH
+def test_a_model_of_the_local_engine_and_a_provider_is_answered_by_the_provider(endpoint: str) -> None:
+    async def main() -> None:
+        engine = EngineAddress("/nowhere", "token")
+        async with FakeUpstream() as fake:
+            both = (Upstream("local", "llama"), upstream(fake.base_url))
+            async with gateway(*both, models={"m": to("local", "fake")}, engine=engine) as running:
+                answer = await running.ask(asking(endpoint))
+                assert (answer.status, answer.headers["x-penstock-target"]) == (200, "fake/m")
 
     run(main())
 

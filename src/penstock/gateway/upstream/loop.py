@@ -21,7 +21,7 @@ from penstock.gateway.exchange import Exchange
 from penstock.gateway.refusals import NO_RETRY, refusal_for
 from penstock.gateway.upstream.answer import Answer, Output, note
 from penstock.gateway.upstream.health import Admission
-from penstock.gateway.upstream.lanes import Lane, Lanes
+from penstock.gateway.upstream.lanes import Entry, Lanes
 from penstock.gateway.upstream.preparation import prepared
 from penstock.gateway.upstream.retries import Attempts, Try
 from penstock.http.client import PoolError
@@ -99,6 +99,7 @@ class Upstreams:
         target = attempt.target
         exchange.target = target
         lane = self.lanes.of(target)
+        reader = lane.entry.provider.reader(asked, target)  # first: a provider may refuse, and nothing is held yet
         if lane.gate.pressed:
             wait_until = min(exchange.patience, self._clock() + self._retries.max_wait)
             if not await lane.gate.enter(wait_until):
@@ -106,21 +107,21 @@ class Upstreams:
         admission = lane.health.admit(self._clock())
         if admission is Admission.NO:
             return _held_back(FailureKind.UNHEALTHY, target, lane.health.ready_at(self._clock()) - self._clock())
-        return await self._call(asked, attempt, lane, admission, exchange, output)
+        answer = Answer(lane, admission, target, reader, output if asked.stream else None)
+        await self._call(asked, attempt, answer, lane.entry, exchange)
+        return answer
 
     async def _call(
         self,
         asked: AnyRequest,
         attempt: Try,
-        lane: Lane,
-        admission: Admission,
+        answer: Answer,
+        entry: Entry,
         exchange: Exchange,
-        output: Output,
-    ) -> Answer:
-        """The call itself, which `admission` allows."""
-        entry, target = lane.entry, attempt.target
+    ) -> None:
+        """The call itself, which fills `answer`."""
+        target = attempt.target
         exchange.calls += 1
-        answer = Answer(lane, admission, target, entry.provider.reader(asked, target), output if asked.stream else None)
         try:
             call = entry.provider.prepare(asked, target)
             if not isinstance(call, Call):
@@ -141,7 +142,6 @@ class Upstreams:
         except BaseException:
             answer.abort()
             raise
-        return answer
 
 
 def _held_back(kind: FailureKind, target: Target, wait: float) -> Failure:
