@@ -83,7 +83,10 @@ class Ask:
 
     async def begin(self) -> None:
         """Find out whether the check can run: server, key, model, and which parameter limits the output."""
-        self.models = await self._list_models()
+        listed = await self._begin_with(self.get("/models"))
+        if not self.model and listed.status in (401, 403):
+            raise CannotRun(self._key_refused(listed))
+        self.models = _names(listed)
         if not self.model:
             if not self.models:
                 raise CannotRun("the server lists no models: name one with --model")
@@ -93,17 +96,14 @@ class Ask:
             self.limit = "max_tokens"
             answer = await self._begin_with(self.chat())
         if answer.status in (401, 403):
-            with_key = "the key is not accepted" if self.settings.key else "a key is wanted: give --key"
-            raise CannotRun(f"{with_key} ({summary(answer)})")
+            raise CannotRun(self._key_refused(answer))
         if answer.status != 200:
             known = f"; it lists {show(', '.join(self.models))}" if answer.status == 404 and self.models else ""
             raise CannotRun(f"the plainest request for {self.model} is answered {summary(answer)}{known}")
 
-    async def _list_models(self) -> list[str]:
-        body = object_of(await self._begin_with(self.get("/models"))) or {}
-        data = body.get("data")
-        rows = data if isinstance(data, list) else []
-        return [row["id"] for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
+    def _key_refused(self, answer: Answer) -> str:
+        what = "the key is not accepted" if self.settings.key else "a key is wanted: give --key"
+        return f"{what} ({summary(answer)})"
 
     async def _begin_with(self, asking: Awaitable[Answer]) -> Answer:
         try:
@@ -243,6 +243,13 @@ class Ask:
         self._told(f"429: waiting {seconds:.1f} s")
         self.budget.waited(seconds)
         await self._sleep(seconds)
+
+
+def _names(listed: Answer) -> list[str]:
+    """The ids in a list of models; none where it is no such list."""
+    data = (object_of(listed) or {}).get("data")
+    rows = data if isinstance(data, list) else []
+    return [row["id"] for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
 
 
 def retry_after(answer: Answer) -> float | None:

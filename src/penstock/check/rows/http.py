@@ -117,7 +117,7 @@ def _told(*bodies: tuple[str, bytes, bytes]) -> Check:
 
 
 async def _nested(ask: Ask) -> str:
-    answer = await ask.post(b"[" * _DEPTH)
+    answer = await ask.post(b"[" * _DEPTH, worst=0)  # which no model gets to see
     served(await ask.chat(fresh=True), "the next request")
     return outcome(answer)
 
