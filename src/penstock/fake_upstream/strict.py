@@ -100,8 +100,8 @@ PROFILES = {
         default_effort="medium",
         refused=(_NO_LIMIT, _never("stop"), _never("logit_bias"), *_SAMPLING),
     ),
-    # https://api-docs.deepseek.com/api/create-chat-completion: a server that never heard of developer messages. It would
-    # take the new name of the token limit for nothing, and answer at any length.
+    # https://api-docs.deepseek.com/api/create-chat-completion: a server that never heard of developer messages. The
+    # hosted one takes the new name of the token limit for nothing, and answers at any length.
     "deepseek-chat": Profile(
         name="deepseek-chat",
         snapshot="deepseek-chat",
