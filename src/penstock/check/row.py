@@ -123,7 +123,10 @@ def label(members: Members) -> str:
         for name, value in members.items()
     ]
     text = ", ".join(named)
-    return text if len(text) <= LABEL else text[: LABEL - 1] + "…"
+    if len(text) <= LABEL:
+        return text
+    # What is wrong with messages is mostly in the last one.
+    return f"messages …{text[-LABEL:]}" if text.startswith("messages ") else text[: LABEL - 1] + "…"
 
 
 def outcome(answer: Answer) -> str:

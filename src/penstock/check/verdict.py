@@ -14,6 +14,7 @@ from typing import Any
 from penstock.check.client import Answer
 
 SHOWN = 220  # characters of what came
+SAID = 40  # characters of what a model said where it should not have been asked
 
 
 class Verdict(Exception):
@@ -60,9 +61,19 @@ def summary(answer: Answer) -> str:
         told = [f"{name} {show(error[name])}" for name in ("code", "param") if error.get(name) is not None]
         return ", ".join([f"{answer.status}: {show(error.get('message'))}", *told])
     whole = object_of(answer) or {}
-    if answer.status == 200 and whole.get("choices") and isinstance(whole["choices"], list):
-        return f"served: {show(whole['choices'][0])}"
+    if answer.status == 200 and isinstance(whole.get("choices"), list):
+        return f"served, {_said(whole['choices'])}"
     return f"{answer.status} {kind}: {show(body)}" if body else f"{answer.status} without a body"
+
+
+def _said(choices: list[Any]) -> str:
+    """What a completion says, in short; all of its first choice where that is not as it should be."""
+    choice = choices[0] if choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(content, str):
+        return show(choice)
+    return json.dumps(content if len(content) <= SAID else content[: SAID - 1] + "…", ensure_ascii=False)
 
 
 def object_of(answer: Answer) -> dict[str, Any] | None:

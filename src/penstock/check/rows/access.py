@@ -164,7 +164,7 @@ ROWS = (
         "GET /models",
         'object "list", data with id, object, created (an integer) and owned_by',
         "model pickers fill from it",
-        "typed SDKs, open-webui, IDE copilots: an empty list of models",
+        "typed SDKs, chat windows and IDE copilots: an empty list of models",
         _list,
     ),
     Row(
@@ -200,7 +200,7 @@ ROWS = (
         "a completion by a model that does not exist",
         "404, code model_not_found, a message with `does not exist`",
         "another model than the one asked for is a silent change of quality and price",
-        "fallback logic of Vercel's AI SDK and of agents",
+        "fallbacks that look for `does not exist`, as Vercel's AI SDK does in its tests",
         _unknown_model,
     ),
     Row(

@@ -142,7 +142,7 @@ ROWS = (
         "response_format json_object",
         "content that parses to an object",
         "applications parse without a look",
-        "LangChain's JSON mode, LlamaIndex",
+        "LangChain's JSON mode",
         _object,
     ),
     Row(

@@ -196,7 +196,7 @@ ROWS = (
         "the roles system, user, assistant, tool and, of old, function",
         "200",
         "histories hold all of them",
-        "agents: every second turn",
+        "agents: every turn after the first",
         both(
             serves(talk(_system("Be brief."), _ASKED), talk(_ASKED, _said("Hello."), _ASKED)),
             accepts(talk(_ASKED, calling(), TOOL_RESULT)),
@@ -209,7 +209,7 @@ ROWS = (
         "a developer message, then a user's",
         "200, the developer's taken as a system message",
         "newer SDKs and agents send developer where system was",
-        "openai-agents, Vercel's AI SDK with reasoning models, Codex",
+        "Vercel's AI SDK and others, for reasoning models",
         _developer,
     ),
     Row(
@@ -227,7 +227,7 @@ ROWS = (
         "content as two text parts, for every role",
         "200, as if it were one string",
         "SDKs and IDEs send parts for plain text, too",
-        "Cline, Continue, LangChain, Vercel's AI SDK",
+        "IDE agents, and every client that also sends images",
         serves(
             talk({"role": "user", "content": _TWO_PARTS}),
             talk(_system(_TWO_PARTS), _ASKED),
@@ -241,7 +241,7 @@ ROWS = (
         "an assistant with content null and tool_calls, then the tool's message",
         "200",
         "it is what a client sends back after every tool call",
-        "LangChain, openai-agents: the second turn fails",
+        "LangChain and every agent: the second turn fails",
         serves(talk(_ASKED, calling(), TOOL_RESULT)),
     ),
     Row(
@@ -379,7 +379,7 @@ ROWS = (
         "two system messages, system last, two users in a row, assistant first, assistant last",
         "200 each",
         "chat templates raise on orders that they did not foresee",
-        "LangChain, open-webui, agents: 500 in the middle of a conversation",
+        "LangChain, agents: a 500 in the middle of a conversation",
         serves(
             talk(_system("Be brief."), _system("Be kind."), _ASKED),
             talk(_ASKED, _system("Be brief.")),
@@ -403,7 +403,7 @@ ROWS = (
         "members that the document does not know: reasoning_content, cache_control",
         "ignored, passed on or 400",
         "clients send back reasoning and hints of other services",
-        "DeepSeek's and Anthropic's clients",
+        "clients that talk to several services",
         tells(
             talk(_ASKED, {**_said("Hello."), "reasoning_content": "Hm."}, _ASKED),
             talk({**_ASKED, "cache_control": {"type": "ephemeral"}}),
@@ -415,7 +415,7 @@ ROWS = (
         "a prompt beyond the context, streamed",
         "400 before the stream, param messages, code context_length_exceeded",
         "agents compact their history by this code",
-        "aider, Cline, LangChain: they see a cut answer, or nothing",
+        "crewAI and other agents: a cut answer, or nothing",
         _context,
         heavy=True,
     ),
@@ -435,7 +435,7 @@ ROWS = (
         "functions and function_call, of old",
         "message.function_call with a name and arguments as a string",
         "older applications are still there",
-        "LangChain before 0.1, Semantic Kernel's first versions",
+        "applications written before there were tools",
         _functions,
     ),
 )

@@ -162,7 +162,7 @@ async def _efforts(ask: Ask) -> str:
             taken.append(effort)
         elif not lacking(answer):
             raise Failed(f"{effort}: {summary(answer)}")
-    refused(await ask.chat(reasoning_effort="x"), what="x")
+    refused(await ask.chat(reasoning_effort="x"), what='reasoning_effort "x"')
     if not taken:
         raise Unsupported("no effort is supported")
     return "takes " + ", ".join(taken)
@@ -226,7 +226,7 @@ ROWS = (
         "every nullable parameter as null",
         "200, as if they were absent",
         "typed clients send null for what is not set",
-        "Kotlin, C# and Rust clients, LiteLLM",
+        "typed clients that send members which are not set",
         _nulls,
     ),
     Row(
@@ -311,7 +311,7 @@ ROWS = (
         "max_tokens and max_completion_tokens together",
         "one of them wins, or 400",
         "clients send both to be safe",
-        "SDKs' own tests, LiteLLM",
+        "the official SDKs' own tests",
         _both_limits,
     ),
     Row(
@@ -329,7 +329,7 @@ ROWS = (
         "stop of five",
         "400, param stop",
         "a fifth that is dropped silently never stops",
-        "code completion with many stops",
+        "code completion with many stops (Continue)",
         refuses({"stop": list("abcde")}, param="stop"),
     ),
     Row(
@@ -356,7 +356,7 @@ ROWS = (
         "logprobs: true",
         "tokens with logprob (at most 0), bytes and top_logprobs; a refusal key",
         "classifiers and evaluations count on them",
-        "lm-evaluation-harness, DSPy",
+        "classifiers, evaluations",
         _logprobs,
     ),
     Row(
@@ -365,7 +365,7 @@ ROWS = (
         "top_logprobs 0, 5 and 20",
         "at most so many, and the tokens make up the content",
         "scores belong to the text that was sent",
-        "lm-evaluation-harness",
+        "evaluations that score a text",
         _top_logprobs,
     ),
     Row(
@@ -434,7 +434,7 @@ ROWS = (
         "every reasoning_effort; x",
         "200, or 400 unsupported_value; 400",
         "agents choose an effort by the task",
-        "Codex, Cline, Vercel's AI SDK",
+        "openai-agents and other agents",
         _efforts,
     ),
     Row(

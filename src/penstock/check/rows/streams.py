@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from penstock.check.ask import CHAT, Ask, Members, user
-from penstock.check.client import Answer, Connection
+from penstock.check.client import Answer, Connection, Trouble
 from penstock.check.events import Stream, parse_stream
 from penstock.check.row import Row
 from penstock.check.rows.shape import check_usage, greedy
@@ -255,7 +255,10 @@ async def _reused(ask: Ask) -> None:
         first = await line.exchange(streamed)
         if first.closing:
             raise Failed("the server closes the connection after a stream")
-        return [first, await line.exchange(plain)]
+        try:
+            return [first, await line.exchange(plain)]
+        except Trouble as trouble:
+            raise Failed(f"a request after the stream, on a connection that was to stay: {trouble}") from None
 
     answers = await ask.together([streamed, plain], in_turn)
     served(answers[1], "the request after the stream")
@@ -352,7 +355,13 @@ ROWS = (
         _role_once,
     ),
     Row(
-        "I08", "M", "the roles of deltas", 'never ""', "an empty role is no role", "LangChain, Rust clients", _role_said
+        "I08",
+        "M",
+        "the roles of deltas",
+        'never ""',
+        "an empty role is no role",
+        "clients that know the roles there are",
+        _role_said,
     ),
     Row(
         "I09",

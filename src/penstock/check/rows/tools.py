@@ -121,7 +121,7 @@ async def _names(ask: Ask) -> None:
     refuse_lack(await ask.chat(tools=[function("x" * 64)], messages=ASKED))
     served(await ask.chat(tools=[function("x" * 64)], messages=ASKED), "a name of 64 characters")
     for name in ("", "a b", "a.b", "x" * 65):
-        refused(await ask.chat(tools=[function(name)], messages=ASKED), what=f"the name {show(name)[:20]}")
+        refused(await ask.chat(tools=[function(name)], messages=ASKED), what=f'the name "{name[:20]}"')
 
 
 async def _without_parameters(ask: Ask) -> None:
@@ -239,7 +239,7 @@ ROWS = (
         "tool_choice auto",
         "finish_reason tool_calls when the model calls",
         "agents stop at stop",
-        "openai-agents, LangGraph: the call is never made",
+        "agents: the call is never made",
         _auto,
     ),
     Row(
@@ -275,7 +275,7 @@ ROWS = (
         "tools: []",
         "as if absent, or 400",
         "frameworks send an empty list when there is none",
-        "openai-agents, pydantic-ai",
+        "agent frameworks whose tools are optional",
         tells({"tools": []}, {"tools": [], "tool_choice": "auto"}, {"tools": [], "tool_choice": "required"}),
     ),
     Row(
@@ -293,7 +293,7 @@ ROWS = (
         "the ids of calls, and the calls sent back with a result",
         "ids are there and differ; the history is accepted",
         "results are matched to calls by id",
-        "LangChain, openai-agents: the second turn fails",
+        "every agent: the second turn fails",
         _ids,
     ),
     Row(
@@ -302,7 +302,7 @@ ROWS = (
         'functions named "", "a b", "a.b" and by 65 characters; by 64',
         "400; 200",
         "what one server takes the next refuses, in the middle of a conversation",
-        "MCP clients with long tool names",
+        "Home Assistant, Vercel's AI SDK, MCP clients with long names",
         _names,
     ),
     Row(
@@ -356,7 +356,7 @@ ROWS = (
         'tool_choice of a function that is not there, "banana", {"type": "x"}',
         "400",
         "a choice that is dropped silently ends in words instead of a call",
-        "instructor, LangChain",
+        "LangChain",
         _wrong_choices,
     ),
     Row(
