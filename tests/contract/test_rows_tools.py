@@ -277,13 +277,15 @@ def test_every_streamed_call_has_an_id_of_its_own_and_arguments_that_are_json(lo
     assert [json.loads(one["arguments"]) for one in calls] == [{"city": "Zürich"}, {}]
 
 
-def test_the_provider_says_how_a_forced_call_ends() -> None:
-    assert (
-        asked(whole({"tool_calls": [call()]}), tool_choice=named("f")).answer["choices"][0]["finish_reason"] == "stop"
-    )
+@pytest.mark.parametrize("choice", ["required", named("f"), allowed("f", mode="required")])
+def test_the_provider_says_how_a_forced_call_ends(choice: Any) -> None:
+    found = asked(whole({"tool_calls": [call()]}), tool_choice=choice)
+    assert found.answer["choices"][0]["finish_reason"] == "stop"
+    told = streamed(step({"role": "assistant", "tool_calls": [{"index": 0, **call()}]}), step({}, "stop"))
+    assert asked(told, stream=True, tool_choice=choice).choices[-1]["finish_reason"] == "stop"
 
 
-@pytest.mark.parametrize("choice", [{}, {"tool_choice": "auto"}])
+@pytest.mark.parametrize("choice", [{}, {"tool_choice": "auto"}, {"tool_choice": allowed("f")}])
 def test_calls_of_the_models_own_will_end_in_tool_calls(choice: dict[str, Any]) -> None:
     message = {"tool_calls": [call()]}
     assert asked(whole(message), **choice).answer["choices"][0]["finish_reason"] == "tool_calls"

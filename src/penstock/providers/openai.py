@@ -33,6 +33,7 @@ from penstock.types import Target
 from penstock.wire.chat import ChatRequest
 from penstock.wire.naming import Naming
 from penstock.wire.neighbours import DECODERS, Endpoint, NeighbourRequest
+from penstock.wire.params import AllowedChoice, ToolChoice
 from penstock.wire.patch import patch
 
 # Fields that the client or the form of the request decides.
@@ -162,7 +163,7 @@ class OpenAI:
         if isinstance(asked, NeighbourRequest):
             return neighbour_reader(self.name, asked)
         inner: Reader
-        bound = asked.tool_choice not in (None, "auto")
+        bound = _forces(asked.tool_choice)
         if asked.stream:
             inner = StreamReader(self.name, asked.include_usage, asked.n, Naming(target.model, self._now), bound)
         else:
@@ -252,6 +253,13 @@ class OpenAI:
         else:
             put["stream_options"] = _ASK_USAGE
         return ()
+
+
+def _forces(choice: ToolChoice | None) -> bool:
+    """Whether the caller leaves the model no choice but to call a tool, or none."""
+    if isinstance(choice, AllowedChoice):
+        return choice.allowed_tools.mode == "required"
+    return choice not in (None, "auto")
 
 
 def _locate(base_url: str, where: str) -> tuple[Origin, str]:
