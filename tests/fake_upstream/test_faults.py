@@ -41,8 +41,8 @@ def test_a_fault_spoils_the_forms_that_it_names(name: str) -> None:
 
 def test_faults_combine() -> None:
     first, *_ = streamed(BASES[0], "role_missing", "crlf", "event_ids")
-    assert first.startswith(b"id: 0\n: note\ndata: {")
-    assert first.endswith(b"\r\n\r\n")
+    assert first.startswith(b"id: 0\ndata: {")
+    assert first.endswith(b"}\r\n\r\n: note\n\n")
     assert b'"role"' not in first
 
 

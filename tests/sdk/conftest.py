@@ -5,13 +5,18 @@ Each runs once for all tests of this room. The SDKs are given a base URL and a k
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from penstock.fake_upstream import Answer, Chunk
 from support.serving import Served, serving
 from support.upstreams import ThreadedUpstream, threaded_upstream
+
+NODE = Path(__file__).with_name("node")
 
 UPSTREAM_KEY = "sk-upstream-0123456789"
 
@@ -41,6 +46,16 @@ SCRIPT = {
     "gated": [Answer(chunks=("first", Chunk(text=" second", wait="never opened")))],
     "dies": [Answer(chunks=("first", Chunk(data='{"error":{"message":"lost","type":"server_error"}}')))],
 }
+
+
+@pytest.fixture(scope="session")
+def packages() -> None:
+    """The Node clients, installed from the lock where one is not yet there."""
+    wanted = json.loads((NODE / "package.json").read_text(encoding="utf-8"))["dependencies"]
+    if not all((NODE / "node_modules" / name).exists() for name in wanted):
+        command = ["npm", "ci", "--prefix", str(NODE), "--no-audit", "--no-fund"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert result.returncode == 0, result.stderr
 
 
 @pytest.fixture(scope="session")

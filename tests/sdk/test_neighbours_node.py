@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
+from sdk.conftest import NODE
 from sdk.neighbours import relayed as relayed  # a fixture
 from sdk.neighbours import upstream as upstream
-from sdk.test_openai_node import NODE
-from sdk.test_openai_node import packages as packages
 from support.serving import Served
 from support.upstreams import ThreadedUpstream
 

@@ -5,24 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sdk.conftest import NODE
 from support.guide import GUIDE
 from support.serving import Served
-
-NODE = Path(__file__).with_name("node")
-
-
-@pytest.fixture(scope="session")
-def packages() -> None:
-    """The SDK, installed from the lock if it is not yet there."""
-    if not (NODE / "node_modules" / "openai").exists():
-        command = ["npm", "ci", "--prefix", str(NODE), "--no-audit", "--no-fund"]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        assert result.returncode == 0, result.stderr
 
 
 @pytest.fixture(scope="session")

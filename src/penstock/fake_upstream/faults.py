@@ -350,6 +350,11 @@ def _call_id_empty(call: Object) -> None:
     call["id"] = ""
 
 
+def _call_id_shared(call: Object) -> None:
+    if "id" in call:
+        call["id"] = "call_1"
+
+
 def _call_type_missing(call: Object) -> None:
     call.pop("type", None)
 
@@ -507,6 +512,9 @@ FAULTS: dict[str, NamedFault] = {
     "call_id_empty": NamedFault(
         "an empty id on every delta of a tool call", stream=_calls(_call_id_empty), whole=_message_call(_call_id_empty)
     ),
+    "call_id_shared": NamedFault(
+        "the same id for all tool calls", stream=_calls(_call_id_shared), whole=_message_call(_call_id_shared)
+    ),
     "call_type_missing": NamedFault(
         "tool calls without a type", stream=_calls(_call_type_missing), whole=_message_call(_call_type_missing)
     ),
@@ -526,7 +534,8 @@ FAULTS: dict[str, NamedFault] = {
         whole=_messages(_no_calls),
     ),
     "event_ids": NamedFault(
-        "an id and a comment on every event", stream=_bytes(lambda data, number: b"id: %d\n: note\n" % number + data)
+        "an id on every event and a comment after it",
+        stream=_bytes(lambda data, number: b"id: %d\n" % number + data + b": note\n\n"),
     ),
     "event_names": NamedFault(
         "`event: message` on every event", stream=_bytes(lambda data, number: b"event: message\n" + data)
