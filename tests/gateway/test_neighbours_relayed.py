@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from penstock.config import Config, Limits, Server, Upstream
+from penstock.config import Breaker, Config, Limits, Server, Upstream
 from penstock.fake_upstream import Answer, Chunk, FakeUpstream
-from penstock.fake_upstream.script import Cut, Fault, Tokens
+from penstock.fake_upstream.script import Cut, Fault, Script, Tokens
 from penstock.fake_upstream.server import Scripted
 from penstock.types import EngineAddress, Principal, Record, Usage
 from support.gateway import KEY, ORGANISATION, UPSTREAM_KEY, Answered, Running, gateway, request, run, to, upstream
@@ -249,7 +249,8 @@ def test_the_local_engine_says_that_it_answers_chat_alone(endpoint: str) -> None
             assert (answer.error["param"], answer.error["code"]) == ("model", "unsupported_endpoint")
             assert f"/v1/{endpoint}" in answer.error["message"]
             assert (await running.record()).ended == "refused"
-            assert [lane.health.outstanding for lane in running.api.gateway.upstreams.lanes.all().values()] == [0]
+            lanes = running.api.gateway.upstreams.lanes.all().values()
+            assert {lane.health.outstanding for lane in lanes} == {0}
 
     run(main())
 
@@ -317,6 +318,19 @@ def test_what_is_no_answer_is_a_502(endpoint: str, stream: bool, body: str) -> N
     found = told(endpoint, Answer(body=body), stream=stream)
     assert (found.answer.status, found.answer.error["code"]) == (502, "upstream_failed")
     assert found.record.attempts[0].outcome == "malformed"
+
+
+@EACH
+def test_an_endpoint_that_fails_leaves_chat_alone(endpoint: str) -> None:
+    async def main() -> None:
+        script = Script(paths={f"/v1/{endpoint}": (Answer(status=501),)})
+        async with before(script, breaker=Breaker(failures=2, probe_interval=60.0)) as (fake, running):
+            statuses = [(await running.ask(asking(endpoint))).status for _ in range(4)]
+            assert statuses == [502, 502, 503, 503]
+            assert len(fake.seen) == 2
+            assert (await running.chat(model="m")).status == 200
+
+    run(main())
 
 
 def test_a_provider_that_does_not_know_the_endpoint_is_named() -> None:

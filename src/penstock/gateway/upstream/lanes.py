@@ -90,12 +90,20 @@ class Lanes:
 
     def of(self, target: Target) -> Lane:
         """The lane of a target."""
-        lane = self._lanes.get(target.key)
-        if lane is None:
-            health = Health(self._breaker, target.key, self.unwell)
-            gate = Gate(health, self._loop, self.clock)
-            lane = Lane(self.entries[target.provider], health, gate, self._budgets[target.provider])
-            self._lanes[target.key] = lane
+        return self._lanes.get(target.key) or self._make(target, target.key, self.unwell)
+
+    def beside(self, target: Target, endpoint: str) -> Lane:
+        """Its lane for an endpoint beside chat completions, where it fares in its own way.
+
+        A target that does not serve an endpoint would else be left alone for chat, by whoever asks it for that.
+        """
+        key = f"{target.key} {endpoint}"
+        return self._lanes.get(key) or self._make(target, key, set())
+
+    def _make(self, target: Target, key: str, unwell: set[str]) -> Lane:
+        health = Health(self._breaker, key, unwell)
+        gate = Gate(health, self._loop, self.clock)
+        lane = self._lanes[key] = Lane(self.entries[target.provider], health, gate, self._budgets[target.provider])
         return lane
 
     def lane(self, target: Target) -> Health:

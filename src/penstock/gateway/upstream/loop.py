@@ -27,6 +27,7 @@ from penstock.gateway.upstream.retries import Attempts, Try
 from penstock.http.client import PoolError
 from penstock.providers.base import AnyRequest, Call
 from penstock.types import Attempt, Plan, Target, milliseconds
+from penstock.wire.chat import ChatRequest
 
 
 class Upstreams:
@@ -98,7 +99,8 @@ class Upstreams:
         """One attempt: an answer that ended well or badly, or the reason why none was made."""
         target = attempt.target
         exchange.target = target
-        lane = self.lanes.of(target)
+        lanes = self.lanes
+        lane = lanes.of(target) if isinstance(asked, ChatRequest) else lanes.beside(target, asked.endpoint)
         reader = lane.entry.provider.reader(asked, target)  # first: a provider may refuse, and nothing is held yet
         if lane.gate.pressed:
             wait_until = min(exchange.patience, self._clock() + self._retries.max_wait)
