@@ -28,6 +28,7 @@ LAYERS = (
     ("the check of servers", ("penstock.check",)),
     ("composition roots", ("penstock.gateway.worker", "penstock.control.parent")),
     ("edges", ("penstock.gateway.api", "penstock.control.admin")),
+    ("a request explained", ("penstock.gateway.explain",)),
     ("the path of a request", ("penstock.gateway.complete",)),
     ("the relay", ("penstock.gateway.relay",)),
     ("stages and rooms", ("penstock.gateway.*", "penstock.control.*")),

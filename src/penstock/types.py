@@ -65,10 +65,11 @@ class Skipped(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Targets to try, in order, never empty; and those that were left out."""
+    """Targets to try, in the order that `policy` gave them, never empty; and those that were left out."""
 
     targets: tuple[Target, ...]
     dropped: tuple[Dropped, ...] = ()
+    policy: str = "ordered"
 
 
 class EngineAddress(msgspec.Struct, frozen=True):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.config import Model, TargetConfig
+from penstock.config import KeyRoute, Model, TargetConfig
 from penstock.errors import ModelNotFound, Overloaded
 from penstock.gateway.routing import Routes, allowed
 from penstock.types import Dropped, Plan, Principal, Target
+from penstock.wire.chat import ChatRequest, decode_chat
 from penstock.wire.neighbours import NeighbourRequest
 from support.gateway import to
 
@@ -176,3 +180,78 @@ def test_usable_means_that_some_model_has_a_target_that_is_up() -> None:
     assert routes.usable({"one": "", "three": ""})
     assert not routes.usable({"one": "", "two": "", "three": ""})
     assert not Routes({}, {}).usable({})
+
+
+def chatting(**members: Any) -> ChatRequest:
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hello."}], **members}
+    return decode_chat(json.dumps(body).encode())
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}}
+IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://a.test/b.png"}}]}]
+
+
+@pytest.mark.parametrize(
+    ("ability", "members"),
+    [
+        ("tools", {"tools": [TOOL]}),
+        ("schema", {"response_format": SCHEMA}),
+        ("json", {"response_format": {"type": "json_object"}}),
+        ("images", {"messages": IMAGE}),
+    ],
+)
+def test_a_target_that_lacks_what_a_request_needs_is_left_out(ability: Any, members: dict[str, Any]) -> None:
+    model = Model((TargetConfig("one", lacks=(ability,)), TargetConfig("two")))
+    routes = Routes({"m": model}, {})
+    found = routes.plan(chatting(**members), ANYONE, {}, Lanes())
+    assert [target.provider for target in found.targets] == ["two"]
+    assert [(dropped.target.provider, dropped.reason) for dropped in found.dropped] == [("one", f"it lacks {ability}")]
+    assert [target.provider for target in routes.plan(chatting(), ANYONE, {}, Lanes()).targets] == ["one", "two"]
+    by_provider = Routes({"m": to("one", "two")}, {"one": (ability,)})
+    assert by_provider.plan(chatting(**members), ANYONE, {}, Lanes()).targets[0].provider == "two"
+
+
+def test_where_every_target_lacks_it_the_first_one_says_so_itself() -> None:
+    routes = Routes({"m": to("one", "two")}, {"one": ("tools",), "two": ("tools",)})
+    found = routes.plan(chatting(tools=[TOOL]), ANYONE, {}, Lanes())
+    assert [target.provider for target in found.targets] == ["one", "two"]
+
+
+def test_a_conversation_goes_where_it_fits() -> None:
+    model = Model((TargetConfig("small", context=100), TargetConfig("large", context=100_000)))
+    routes = Routes({"m": model}, {})
+    long = chatting(messages=[{"role": "user", "content": "word " * 1000}])
+    assert [target.provider for target in routes.plan(long, ANYONE, {}, Lanes()).targets] == ["large"]
+    assert [target.provider for target in routes.plan(chatting(), ANYONE, {}, Lanes()).targets] == ["small", "large"]
+
+
+def test_a_target_whose_breaker_is_open_is_left_out_and_says_for_how_long() -> None:
+    routes = Routes({"m": to("one", "two")}, {}, lambda: 100.0)
+    found = routes.plan(chatting(), ANYONE, {}, Lanes(one=Load(wait=1.5)))
+    assert [target.provider for target in found.targets] == ["two"]
+    assert [dropped.reason for dropped in found.dropped] == ["its breaker is open for another 1.5 s"]
+
+
+def test_a_model_whose_breakers_are_all_open_says_when_to_come_back() -> None:
+    routes = Routes({"m": to("one", "two")}, {}, lambda: 100.0)
+    with pytest.raises(Overloaded) as caught:
+        routes.plan(chatting(), ANYONE, {}, Lanes(one=Load(wait=9.0), two=Load(wait=2.1)))
+    assert caught.value.headers == ((b"Retry-After", b"3"),)
+
+
+def test_some_keys_have_targets_and_policies_of_their_own() -> None:
+    model = Model(
+        (TargetConfig("one"), TargetConfig("two")),
+        for_keys=(
+            KeyRoute(("batch-*",), (TargetConfig("cheap"),)),
+            KeyRoute(("ops",), policy="least_outstanding"),
+        ),
+    )
+    routes = Routes({"m": model}, {})
+    lanes = Lanes(one=Load(outstanding=5))
+
+    def first(name: str) -> str:
+        return routes.plan(chatting(), Principal("key", name), {}, lanes).targets[0].provider
+
+    assert [first(name) for name in ("alice", "batch-7", "ops", "batch")] == ["one", "cheap", "two", "one"]

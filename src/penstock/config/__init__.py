@@ -8,7 +8,18 @@ pointed at) and `lines` (where in the file). What is wrong becomes a `Problem`; 
 from penstock.config.address import Address, parse_listen
 from penstock.config.problems import ConfigError, Problem
 from penstock.config.reading import default, load, override
-from penstock.config.shapes import Breaker, Config, Deadlines, Limits, Model, Retries, Server, TargetConfig, Upstream
+from penstock.config.shapes import (
+    Breaker,
+    Config,
+    Deadlines,
+    KeyRoute,
+    Limits,
+    Model,
+    Retries,
+    Server,
+    TargetConfig,
+    Upstream,
+)
 from penstock.config.summary import summary
 
 __all__ = [
@@ -17,6 +28,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Deadlines",
+    "KeyRoute",
     "Limits",
     "Model",
     "Problem",

@@ -21,6 +21,7 @@ from penstock.gateway import accounting, heads
 from penstock.gateway.auth import Auth
 from penstock.gateway.complete import Gateway, complete
 from penstock.gateway.exchange import Exchange
+from penstock.gateway.explain import explain
 from penstock.gateway.refusals import UpstreamRefusal, blamed
 from penstock.gateway.routing import not_found
 from penstock.gateway.telemetry import log
@@ -51,6 +52,7 @@ class Api:
             b"/v1/chat/completions": (b"POST", self._chat),
             b"/v1/models": (b"GET", self._list_models),
             **{b"/v1/%b" % name.encode(): (b"POST", self._neighbour(name)) for name in DECODERS},
+            b"/v1/penstock/explain": (b"POST", self._explain),
             b"/health": (b"GET", self._health),
             b"/ready": (b"GET", self._ready),
         }
@@ -145,6 +147,9 @@ class Api:
 
     def _model(self, name: str) -> JSON:
         return {"id": name, "object": "model", "created": self._created, "owned_by": "penstock"}
+
+    async def _explain(self, request: Request, exchange: Exchange) -> None:
+        self._respond(request, exchange, explain(self.gateway, _principal(exchange), request.body))
 
     async def _health(self, request: Request, exchange: Exchange) -> None:
         self._respond(request, exchange, {"status": "ok"}, record=False)

@@ -99,7 +99,7 @@ class Routes:
         if not usable:
             raise unavailable(asked.model, min(again) - now if again else 1.0)
         scene = Scene(asked, lanes.lane)
-        return Plan(tuple(route.policy(usable, scene)), (*away, *unfit))
+        return Plan(tuple(route.policy(usable, scene)), (*away, *unfit), route.plan.policy)
 
     def _by_prefix(self, model: str) -> tuple[_Route, ...]:
         for prefix in self._prefixes:
@@ -138,7 +138,7 @@ class Routes:
     def _route(self, route: str, model: Model, asked: str, configs: Sequence[TargetConfig], policy: str) -> _Route:
         targets = tuple(self._target(route, config, asked, model.drop_unsupported) for config in configs)
         chosen = POLICIES[policy]
-        return _Route(Plan(targets), chosen, chosen is ordered and not _limited(targets))
+        return _Route(Plan(targets, policy=policy), chosen, chosen is ordered and not _limited(targets))
 
     def _target(self, route: str, config: TargetConfig, asked: str, drop_unsupported: bool) -> Target:
         model = config.model or asked

@@ -35,7 +35,7 @@ class Upstreams:
 
     def __init__(self, lanes: Lanes, retries: Retries, jitter: Callable[[], float] = random.random) -> None:
         self.lanes = lanes
-        self._retries = retries
+        self.retries = retries
         self._jitter = jitter
         self._clock = lanes.clock
 
@@ -52,8 +52,8 @@ class Upstreams:
         self, asked: AnyRequest, plan: Plan, exchange: Exchange, output: Output, tried: Answer | Failure
     ) -> Answer:
         """The attempts after the first, which failed."""
-        patience = min(exchange.patience, self._clock() + self._retries.patience)
-        attempts = Attempts(plan.targets, self._retries, patience, self.lanes.ready_at, self._spend, self._jitter)
+        patience = min(exchange.patience, self._clock() + self.retries.patience)
+        attempts = Attempts(plan.targets, self.retries, patience, self.lanes.ready_at, self._spend, self._jitter)
         target, waited = plan.targets[0], 0.0
         while True:
             failure = self._note(exchange, target, tried, waited)
@@ -103,7 +103,7 @@ class Upstreams:
         lane = lanes.of(target) if isinstance(asked, ChatRequest) else lanes.beside(target, asked.endpoint)
         reader = lane.entry.provider.reader(asked, target)  # first: a provider may refuse, and nothing is held yet
         if lane.gate.pressed:
-            wait_until = min(exchange.patience, self._clock() + self._retries.max_wait)
+            wait_until = min(exchange.patience, self._clock() + self.retries.max_wait)
             if not await lane.gate.enter(wait_until):
                 return _held_back(FailureKind.PRESSED, target, lane.gate.opens_in())
         admission = lane.health.admit(self._clock())

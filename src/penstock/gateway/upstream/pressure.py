@@ -134,7 +134,7 @@ class Gate:
         accepted.append(now)
         while accepted[0] < now - LATELY:
             accepted.popleft()
-        if self._health.outstanding + 1 >= self.limit:
+        if self._health.outstanding + 2 > self.limit:  # this one filled the last place
             self.limit += 1.0 / self.limit
         if now - self._grown >= 1.0:
             self._grown = now
@@ -181,7 +181,7 @@ class Gate:
         self.next_at = self.closed_until = 0.0
 
     def _has_room(self) -> bool:
-        return self._health.outstanding + self._granted < self.limit
+        return self._health.outstanding + self._granted + 1 <= self.limit
 
     def _opens_at(self) -> float:
         return max(self.next_at, self.closed_until)

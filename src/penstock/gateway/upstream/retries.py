@@ -41,6 +41,7 @@ class Verdict(Enum):
 _VERDICTS = {
     FailureKind.STALE: Verdict.AFRESH,  # a new connection cannot be stale, so this comes once in a row
     FailureKind.UNHEALTHY: Verdict.SKIPPED,
+    FailureKind.PRESSED: Verdict.SKIPPED,
     FailureKind.CONNECT: Verdict.AGAIN,
     FailureKind.RESET: Verdict.AGAIN,
     FailureKind.RATE_LIMITED: Verdict.AGAIN,
