@@ -37,7 +37,6 @@ from penstock.wire.answer import BROKEN
 from penstock.wire.chat import ChatRequest
 from penstock.wire.envelope import envelope
 from penstock.wire.members import split
-from penstock.wire.neighbours import NeighbourRequest
 from penstock.wire.params import TextFormat
 
 BUILTIN = "builtin"
@@ -216,7 +215,7 @@ class Llama:
 
 def _chat_alone(asked: AnyRequest) -> ChatRequest:
     """The request, which must be for a chat completion."""
-    if isinstance(asked, NeighbourRequest):
+    if not isinstance(asked, ChatRequest):
         raise InvalidRequest(
             f"This model runs on the local engine, which answers /v1/chat/completions alone. For /v1/{asked.endpoint}, "
             "name a model of an OpenAI-compatible provider that serves it, such as OpenAI, vLLM or llama-server.",
