@@ -169,12 +169,6 @@ class Connection:
         except TimeoutError:
             return False
 
-    async def ends(self) -> bool:
-        """Whether the server closes, sending nothing more; patience is for a silence."""
-        while not self._buffer and await self._fill():
-            pass
-        return not self._buffer
-
     # Reading.
 
     async def _answer(self, head_only: bool) -> Answer:

@@ -73,7 +73,12 @@ def _said(choices: list[Any]) -> str:
     content = message.get("content") if isinstance(message, dict) else None
     if not isinstance(content, str):
         return show(choice)
-    return json.dumps(content if len(content) <= SAID else content[: SAID - 1] + "…", ensure_ascii=False)
+    return quote(content)
+
+
+def quote(text: str) -> str:
+    """The beginning of what a model said, in quotes."""
+    return json.dumps(text if len(text) <= SAID else text[: SAID - 1] + "…", ensure_ascii=False)
 
 
 def object_of(answer: Answer) -> dict[str, Any] | None:

@@ -396,7 +396,7 @@ ROWS = (
         "include_usage: true",
         "one chunk more with usage and choices [], `usage: null` on all others",
         "bills are made of it",
-        "LangChain's and every gateway's accounting",
+        "every accounting, where usage is missing; strict decoders, where the null is",
         _usage_asked,
     ),
     Row(

@@ -16,6 +16,7 @@ from penstock.check.verdict import (
     expect,
     first_choice,
     message_of,
+    quote,
     refuse_lack,
     refused,
     served,
@@ -56,7 +57,7 @@ def calls_of(body: Members, missing: type[Verdict] = Skipped) -> list[Members]:
     message = message_of(body)
     calls = message.get("tool_calls")
     if not isinstance(calls, list) or not calls:
-        raise missing(f"no call came: content {show(message.get('content'))}, tool_calls {show(calls)}")
+        raise missing(f"no call came: content {quote(str(message.get('content')))}, tool_calls {show(calls)}")
     return calls
 
 
