@@ -240,9 +240,10 @@ class StreamReader:
         naming = self._naming
         if not data.startswith(naming.before) or (naming.after and not data.endswith(naming.after)):
             data = self._name(data)
-        mendings: list[Mending] | None = None
-        openings: list[int] = []
-        for place, choice in enumerate(chunk.choices):
+        usage = chunk.usage
+        mendings: Sequence[Mending] = ()
+        openings: Sequence[int] = ()
+        for choice in chunk.choices:
             delta = choice.delta
             if (
                 choice.index not in self._finished
@@ -253,17 +254,14 @@ class StreamReader:
                 or delta.tool_calls
                 or not self._begun
             ):
-                mending = self._study(choice, place, openings)
-                if mending is not None:
-                    if mendings is None:
-                        mendings = [_AS_IT_IS] * len(chunk.choices)
-                    mendings[place] = mending
-        beside = bool(chunk.usage) or chunk.x_groq is not None
-        if beside:
+                mendings, openings = self._study(chunk.choices)
+                break
+        beside = False
+        if usage or chunk.x_groq is not None:
             beside = self._note_usage(data, chunk)
-        if mendings is not None or beside:
-            data = self._mend(data, mendings or (), openings, drop_usage=beside)
-        return _with_usage(data) if chunk.usage is UNSET and self._usage_asked else data
+        if mendings or beside:
+            data = self._mend(data, mendings, openings, drop_usage=beside)
+        return _with_usage(data) if usage is UNSET and self._usage_asked else data
 
     def _read_parts(self, data: bytes) -> tuple[bytes, Chunk]:
         """The chunk with its content joined, where what is wrong with it is content in parts."""
@@ -315,7 +313,15 @@ class StreamReader:
         named = self._name(data)
         return _with_usage(named) if named and chunk.usage is UNSET else named
 
-    def _study(self, choice: ChunkChoice, place: int, openings: list[int]) -> Mending | None:
+    def _study(self, choices: Sequence[ChunkChoice]) -> tuple[Sequence[Mending], Sequence[int]]:
+        """What is wrong with the choices of a chunk, nothing if all are in order, and which have to be begun first."""
+        openings: list[int] = []
+        mendings = [self._study_choice(choice, place, openings) for place, choice in enumerate(choices)]
+        if all(mending is None for mending in mendings):
+            return (), ()
+        return [mending or _AS_IT_IS for mending in mendings], openings
+
+    def _study_choice(self, choice: ChunkChoice, place: int, openings: list[int]) -> Mending | None:
         """Note a choice's beginning and end; say what is wrong with it, or None. Adds to `openings` what it skips."""
         index, delta = place if choice.index is None else choice.index, choice.delta
         role: bool | None = None
@@ -362,8 +368,11 @@ class StreamReader:
         return None if documented == found else documented, bare
 
     def _study_calls(self, index: int, deltas: Any) -> tuple[CallMending, ...] | None:
+        calls = self._calls.get(index)
+        if calls is None:
+            calls = self._calls[index] = ToolCalls()
         try:
-            return self._calls.setdefault(index, ToolCalls()).study(deltas)
+            return calls.study(deltas)
         except ValueError:
             raise _not_a_chunk(self._provider) from None
 

@@ -79,8 +79,23 @@ class ToolCalls:
         """Note the deltas of calls in one chunk; None if all are in order. Raises ValueError if they are no calls."""
         if not isinstance(deltas, list):
             raise ValueError("tool_calls is not a list")
+        if len(deltas) == 1 and self._continues(deltas[0]):
+            return None
         found = [self._study(delta) for delta in deltas]
         return None if all(sound for _, sound in found) else tuple(mending for mending, _ in found)
+
+    def _continues(self, delta: Any) -> bool:
+        """Whether a delta is of the plainest form: more arguments for a call that has begun. Nearly all are."""
+        if type(delta) is not dict or len(delta) != 2:
+            return False
+        given, function = delta.get("index"), delta.get("function")
+        if type(given) is not int or type(function) is not dict or len(function) != 1:
+            return False
+        call = self._places.get(given)
+        if call is None or call.number != given or type(function.get("arguments")) is not str:
+            return False
+        call.started = call.started or bool(function["arguments"])
+        return True
 
     def _study(self, delta: Any) -> tuple[CallMending, bool]:
         """What a delta must become, and whether it is that already."""
