@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from penstock.gateway.exchange import Exchange
-from penstock.types import Record, Skipped, milliseconds
+from penstock.types import Dropped, Record, Skipped, milliseconds
 
 
 def record(exchange: Exchange, now: float) -> Record:
@@ -29,6 +31,10 @@ def record(exchange: Exchange, now: float) -> Record:
         exchange.client_request_id,
         exchange.client,
         exchange.endpoint,
-        tuple(Skipped(one.target.provider, one.target.model, one.reason) for one in exchange.dropped),
+        _skipped(exchange.dropped) if exchange.dropped else (),
         exchange.stopped,
     )
+
+
+def _skipped(dropped: Iterable[Dropped]) -> tuple[Skipped, ...]:
+    return tuple(Skipped(one.target.provider, one.target.model, one.reason) for one in dropped)

@@ -228,4 +228,6 @@ def note(exchange: Exchange, answer: Answer, waited: float = 0.0, outcome: str =
         status = 200 if outcome == "ok" or answer.committed else 0
     target = answer.target
     took = milliseconds((answer.ended_at or time.monotonic()) - answer.started)
-    exchange.attempts.append(Attempt(target.provider, target.model, status, outcome, took, milliseconds(waited)))
+    exchange.attempts.append(
+        Attempt(target.provider, target.model, status, outcome, took, milliseconds(waited) if waited else 0.0)
+    )

@@ -21,7 +21,7 @@ from penstock.gateway.exchange import Exchange
 from penstock.gateway.refusals import NO_RETRY, refusal_for
 from penstock.gateway.upstream.answer import Answer, Output, note
 from penstock.gateway.upstream.health import Admission
-from penstock.gateway.upstream.lanes import Entry, Lanes
+from penstock.gateway.upstream.lanes import Lane, Lanes
 from penstock.gateway.upstream.preparation import prepared
 from penstock.gateway.upstream.retries import Attempts, Try
 from penstock.http.client import PoolError
@@ -42,8 +42,9 @@ class Upstreams:
     async def open(self, asked: AnyRequest, plan: Plan, exchange: Exchange, output: Output) -> Answer:
         """An answer that is committed (streamed) or whole (not streamed). Raises Refusal when there is none."""
         target = plan.targets[0]
-        self.lanes.of(target).budget.deposit()
-        tried = await self._try(asked, Try(target), exchange, output)
+        lane = self._lane(asked, target)
+        lane.budget.calls += 1
+        tried = await self._try(asked, Try(target), lane, exchange, output)
         if isinstance(tried, Answer) and (tried.failure is None or tried.committed):
             return tried
         return await self._go_on(asked, plan, exchange, output, tried)
@@ -66,7 +67,7 @@ class Upstreams:
                 await asyncio.sleep(waited)
             target = following.target
             try:
-                tried = await self._try(asked, following, exchange, output)
+                tried = await self._try(asked, following, self._lane(asked, target), exchange, output)
             except Refusal:  # this target cannot do what is asked, which is not what the first one said
                 exchange.stopped = "unsuited"
                 raise self._refusal(attempts) from None
@@ -95,35 +96,28 @@ class Upstreams:
     def _spend(self, target: Target) -> bool:
         return self.lanes.of(target).budget.spend(self._clock())
 
-    async def _try(self, asked: AnyRequest, attempt: Try, exchange: Exchange, output: Output) -> Answer | Failure:
+    def _lane(self, asked: AnyRequest, target: Target) -> Lane:
+        if isinstance(asked, ChatRequest):
+            return self.lanes.of(target)
+        return self.lanes.beside(target, asked.endpoint)
+
+    async def _try(
+        self, asked: AnyRequest, attempt: Try, lane: Lane, exchange: Exchange, output: Output
+    ) -> Answer | Failure:
         """One attempt: an answer that ended well or badly, or the reason why none was made."""
-        target = attempt.target
+        target, entry, health = attempt.target, lane.entry, lane.health
         exchange.target = target
-        lanes = self.lanes
-        lane = lanes.of(target) if isinstance(asked, ChatRequest) else lanes.beside(target, asked.endpoint)
-        reader = lane.entry.provider.reader(asked, target)  # first: a provider may refuse, and nothing is held yet
+        reader = entry.provider.reader(asked, target)  # first: a provider may refuse, and nothing is held yet
         if lane.gate.pressed:
             wait_until = min(exchange.patience, self._clock() + self.retries.max_wait)
             if not await lane.gate.enter(wait_until):
                 return _held_back(FailureKind.PRESSED, target, lane.gate.opens_in())
-        admission = lane.health.admit(self._clock())
+        now = self._clock()
+        admission = health.admit(now)
         if admission is Admission.NO:
-            return _held_back(FailureKind.UNHEALTHY, target, lane.health.ready_at(self._clock()) - self._clock())
-        answer = Answer(lane, admission, target, reader, output if asked.stream else None)
-        await self._call(asked, attempt, answer, lane.entry, exchange)
-        return answer
-
-    async def _call(
-        self,
-        asked: AnyRequest,
-        attempt: Try,
-        answer: Answer,
-        entry: Entry,
-        exchange: Exchange,
-    ) -> None:
-        """The call itself, which fills `answer`."""
-        target = attempt.target
+            return _held_back(FailureKind.UNHEALTHY, target, health.ready_at(now) - now)
         exchange.calls += 1
+        answer = Answer(lane, admission, target, reader, output if asked.stream else None)
         try:
             call = entry.provider.prepare(asked, target)
             if not isinstance(call, Call):
@@ -144,6 +138,7 @@ class Upstreams:
         except BaseException:
             answer.abort()
             raise
+        return answer
 
 
 def _held_back(kind: FailureKind, target: Target, wait: float) -> Failure:

@@ -71,10 +71,11 @@ def verdict(failure: Failure) -> Verdict:
 class RetryBudget:
     """How many repeats one provider is spared: each call puts a part of one in, each repeat takes one out.
 
-    A trickle comes in by time, so that a quiet service may always try again. `now` is of one monotonic clock.
+    A trickle comes in by time, so that a quiet service may always try again. `now` is of one monotonic clock. `calls`:
+    those that are no repeats; whoever makes one adds it, and it is counted in when it matters.
     """
 
-    __slots__ = ("_filled", "_share", "_size", "_tokens", "_trickle")
+    __slots__ = ("_counted", "_filled", "_share", "_size", "_tokens", "_trickle", "calls")
 
     def __init__(self, retries: Retries, now: float) -> None:
         self._share = retries.budget_share
@@ -82,16 +83,14 @@ class RetryBudget:
         self._size = float(retries.budget_burst)
         self._tokens = self._size
         self._filled = now
-
-    def deposit(self) -> None:
-        """A call was made that is no repeat."""
-        if self._tokens < self._size:
-            self._tokens += self._share
+        self._counted = 0
+        self.calls = 0
 
     def spend(self, now: float) -> bool:
         """Take one repeat, if there is one."""
-        self._tokens = min(self._size, self._tokens + (now - self._filled) * self._trickle)
-        self._filled = now
+        earned = (now - self._filled) * self._trickle + (self.calls - self._counted) * self._share
+        self._tokens = min(self._size, self._tokens + earned)
+        self._filled, self._counted = now, self.calls
         if self._tokens < 1.0:
             return False
         self._tokens -= 1.0
