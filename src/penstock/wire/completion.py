@@ -70,19 +70,24 @@ def is_sound(answer: Completion, bound: bool = False) -> bool:
 
     `bound`: the caller named a tool to call, and "stop" is then a right end of the call.
     """
-    return (
-        _is_text(answer.id)
-        and answer.object == "chat.completion"
-        and type(answer.created) is int
-        and _is_text(answer.model)
-        and answer.error is msgspec.UNSET
-        and _adds_up(answer.usage)
-        and all(_is_sound(choice, place, bound) for place, choice in enumerate(answer.choices or ()))
-    )
+    if (
+        type(answer.id) is not str
+        or not answer.id
+        or answer.object != "chat.completion"
+        or type(answer.created) is not int
+        or not _is_text(answer.model)
+        or answer.error is not msgspec.UNSET
+        or not _adds_up(answer.usage)
+    ):
+        return False
+    for place, choice in enumerate(answer.choices or ()):  # noqa: SIM110  # no generator: every answer comes by here
+        if not _is_sound(choice, place, bound):
+            return False
+    return True
 
 
 def _is_sound(choice: CompletionChoice, place: int, bound: bool) -> bool:
-    message, cut = choice.message, choice.finish_reason in CUT
+    message = choice.message
     return (
         message is not None
         and type(choice.index) is int
@@ -93,9 +98,9 @@ def _is_sound(choice: CompletionChoice, place: int, bound: bool) -> bool:
         and message.role == "assistant"
         and (message.content is None or type(message.content) is str)
         and message.refusal is not _ABSENT
-        and (message.tool_calls is msgspec.UNSET or _are_calls(message.tool_calls, cut))
-        and (message.function_call is None or _is_written(message.function_call, cut))
-        and not misnamed_reasoning(message)
+        and (message.tool_calls is msgspec.UNSET or _are_calls(message.tool_calls, choice.finish_reason in CUT))
+        and (message.function_call is None or _is_written(message.function_call, choice.finish_reason in CUT))
+        and not (message.reasoning and misnamed_reasoning(message))
     )
 
 
@@ -204,7 +209,8 @@ def _adds_up(usage: Any) -> bool:
         return True
     if type(usage) is not dict:
         return False
-    prompt, completion, total = usage.get("prompt_tokens"), usage.get("completion_tokens"), usage.get("total_tokens")
+    get = usage.get
+    prompt, completion, total = get("prompt_tokens"), get("completion_tokens"), get("total_tokens")
     return type(prompt) is int and type(completion) is int and type(total) is int and prompt + completion == total
 
 
