@@ -289,6 +289,7 @@ def test_a_model_whose_provider_is_down_is_a_503(endpoint: str) -> None:
         (401, 502, "upstream_refused"),
         (404, 502, "upstream_refused"),
         (405, 502, "upstream_refused"),
+        (501, 502, "upstream_refused"),
         (429, 429, "rate_limit_exceeded"),
         (500, 502, "upstream_failed"),
         (503, 503, "upstream_overloaded"),

@@ -165,6 +165,25 @@ def test_usage_that_was_not_asked_for_is_read_and_kept_back() -> None:
     assert out.endswith(DONE)
 
 
+def test_usage_that_is_reported_choice_by_choice_is_added_up() -> None:
+    # As llama.cpp answers two prompts, null included.
+    ends = [chunk("", "length", index, usage={"prompt_tokens": 2 - index, "completion_tokens": 3}) for index in (1, 0)]
+    read = reader("completions", stream=True, usage_asked=True)
+    sent = [chunk(" and", index=1), chunk(" of"), *ends, DONE]
+    assert relayed(read, b"data: null\n\n", *sent) == b"".join(sent)
+    assert read.usage == Usage(3, 6)
+
+
+def test_usage_that_runs_along_is_no_sum() -> None:
+    running = [chunk("a", usage={"prompt_tokens": 5, "completion_tokens": count}) for count in (1, 2)]
+    read = reader("completions", stream=True)
+    relayed(read, *running, chunk("", "stop"))
+    assert read.usage == Usage(5, 2)
+    read = reader("completions", stream=True)
+    relayed(read, *running, chunk("", "stop"), USAGE, DONE)
+    assert read.usage == Usage(5, 7)
+
+
 def test_usage_goes_out_only_at_the_end() -> None:
     read = reader("completions", stream=True, usage_asked=True)
     out = b"".join(read.feed(piece) for piece in (chunk("Hi"), USAGE, chunk("", "stop"), DONE))

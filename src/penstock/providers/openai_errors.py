@@ -31,6 +31,7 @@ _BY_STATUS = {
     425: FailureKind.UNAVAILABLE,
     429: FailureKind.RATE_LIMITED,
     499: FailureKind.UNAVAILABLE,
+    501: FailureKind.REFUSED_US,  # llama-server's word for an endpoint that it was not started for
 }
 
 # Error objects that come with status 200 say what they are by `code` or `type`: the names of OpenAI, vLLM, Groq,
@@ -82,7 +83,7 @@ def failure_of(provider: str, status: int, headers: Sequence[tuple[bytes, bytes]
     message = f"The provider {provider!r} {_WORDS[kind]} (status {status})."
     if 300 <= status < 400:
         message = f"The provider {provider!r} answered with a redirect (status {status}): check its base_url."
-    if status in (404, 405):
+    if status in (404, 405, 501):
         message = f"The provider {provider!r} does not know this endpoint or this model (status {status})."
     missing = status == 404 and _names_no_model(error)
     if missing:

@@ -242,6 +242,8 @@ class _Stream:
         return b""
 
     def _take(self, data: bytes) -> bytes:
+        if data == b"null":  # how llama.cpp begins where several prompts are completed
+            return b""
         self._seen_event = True
         if len(data) < 16 and data.strip() == _DONE:
             self.done = True
@@ -279,6 +281,7 @@ class TextStream(_Stream):
         self._usage_asked = usage_asked
         self._usage_event = b""
         self._finished: dict[int, bool] = {}  # the choices seen, by index
+        self._usages: dict[int, Usage] = {}  # what was reported with each choice, while nothing is for all
 
     def error_event(self, refusal: Refusal) -> bytes:
         """The event that ends the stream in an error."""
@@ -288,8 +291,9 @@ class TextStream(_Stream):
         chunk = _decode_text(data)
         if chunk.error:
             raise ProviderFault(_reported(self._provider, chunk.error))
-        if chunk.usage is not None:
-            self.usage = usage_of(chunk.usage) or self.usage
+        usage = usage_of(chunk.usage)
+        if usage is not None:
+            self._count(usage, chunk.choices)
         if not chunk.choices:
             if not self._usage_asked:
                 return b""  # clients that did not ask for usage index into choices
@@ -302,6 +306,20 @@ class TextStream(_Stream):
         if chunk.usage is not None and not self._usage_asked:
             data = patch(data, {"usage": b"null"})
         return event(data)
+
+    def _count(self, usage: Usage, choices: list[_TextChoice] | None) -> None:
+        """Usage without a choice is that of all; llama.cpp reports each choice's with its last chunk, and no more."""
+        if not choices:
+            self.usage, self._usages = usage, {}
+        elif self._usages or self.usage is None:
+            self._usages[choices[0].index] = usage
+            each = self._usages.values()
+            self.usage = Usage(
+                sum(one.prompt_tokens for one in each),
+                sum(one.completion_tokens for one in each),
+                sum(one.cached_tokens for one in each),
+                sum(one.reasoning_tokens for one in each),
+            )
 
     def _end(self) -> bytes:
         if not self._finished or not all(self._finished.values()):
