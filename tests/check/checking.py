@@ -9,7 +9,7 @@ from typing import Any
 from penstock.check.ask import Settings
 from penstock.check.catalogue import select
 from penstock.check.client import parse_place
-from penstock.check.run import Report, Watcher, run
+from penstock.check.run import Report, Run, Watcher
 from penstock.fake_upstream import FakeUpstream
 
 KEY = "sk-check-0123456789abcdef"
@@ -35,7 +35,7 @@ def check(
             async with upstream:
                 rows = select(only)
                 mine = settings(upstream.base_url, **members)
-                return await run(rows, mine, heavy=heavy, watcher=watcher, sleep=sleep)
+                return await Run(rows, mine, heavy=heavy, watcher=watcher, sleep=sleep).go()
 
     return asyncio.run(main())
 

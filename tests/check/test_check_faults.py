@@ -118,7 +118,7 @@ ANSWERS: tuple[tuple[str, str, Scripted], ...] = (
     (
         "I20",
         "a stream that is held back",
-        (Answer(), Answer(wait=0.3), Answer(), Answer(wait=0.3, write="whole")),
+        (Answer(), Answer(), Answer(wait=0.3, write="whole")),
     ),
     ("I21", "events with empty data", faulty("event_empty")),
     ("I21", "pings as events", faulty("event_ping")),

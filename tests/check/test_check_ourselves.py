@@ -9,7 +9,7 @@ import pytest
 
 from check.checking import results, settings
 from penstock.check.catalogue import ROWS, select
-from penstock.check.run import FAILED, PASSED, UNSUPPORTED, Report, run
+from penstock.check.run import FAILED, PASSED, UNSUPPORTED, Report, Run
 from support.serving import Served, serving
 from support.upstreams import threaded_upstream
 
@@ -41,7 +41,7 @@ def hosted() -> Iterator[Served]:
 
 
 def check(served: Served, *only: str, heavy: bool = False) -> Report:
-    return asyncio.run(run(select(only), settings(served.base_url, key=served.key), heavy=heavy))
+    return asyncio.run(Run(select(only), settings(served.base_url, key=served.key), heavy=heavy).go())
 
 
 def failures(report: Report) -> dict[str, str | None]:

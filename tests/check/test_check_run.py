@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,10 @@ from penstock.check.ask import CannotRun, retry_after
 from penstock.check.catalogue import ROWS, SECTIONS, select
 from penstock.check.client import Answer as Came
 from penstock.check.row import LEVELS, Row
-from penstock.check.run import Finding, Watcher, run
+from penstock.check.run import Finding, Run, Watcher
 from penstock.fake_upstream import Answer, FakeUpstream
 from penstock.fake_upstream.script import Fault, Script, Tokens
+from support.certificates import make_certificate
 
 
 def spent(upstream: FakeUpstream) -> int:
@@ -196,7 +198,7 @@ def test_a_model_that_is_not_there_means_that_the_check_cannot_run() -> None:
 
 def test_a_server_that_is_not_there_means_that_the_check_cannot_run() -> None:
     with pytest.raises(CannotRun, match=r"no connection to 127\.0\.0\.1:1"):
-        asyncio.run(run(select(("A01",)), settings("http://127.0.0.1:1/v1")))
+        asyncio.run(Run(select(("A01",)), settings("http://127.0.0.1:1/v1")).go())
 
 
 def test_without_a_model_the_first_that_is_listed_is_asked() -> None:
@@ -276,7 +278,7 @@ def test_a_server_that_goes_away_ends_the_run() -> None:
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        return await run(select(("D09", "I03")), settings(f"http://127.0.0.1:{port}/v1"))
+        return await Run(select(("D09", "I03")), settings(f"http://127.0.0.1:{port}/v1")).go()
 
     report = asyncio.run(main())
     assert results(report) == {"D09": "failed", "I03": "skipped"}
@@ -288,3 +290,33 @@ def test_a_watcher_is_told_of_each_row() -> None:
     check(FakeUpstream(), "D03", "D04", "A12", watcher=notes)
     assert notes.begun == ["D03 2/3", "D04 3/3"]
     assert notes.ends == ["A12", "D03", "D04"]
+
+
+def test_what_was_found_before_an_interruption_is_reported() -> None:
+    async def main() -> Any:
+        async with FakeUpstream((Answer(), Answer(), Answer(wait="forever"))) as upstream:
+            running = Run(select(("D09", "I03", "K08")), settings(upstream.base_url))
+            going = asyncio.create_task(running.go())
+            await upstream.reached("forever")
+            going.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await going
+            return running.report("it was interrupted")
+
+    report = asyncio.run(main())
+    assert results(report) == {"D09": "passed", "I03": "skipped", "K08": "skipped"}
+    assert (report.stopped, report.exit_status) == ("it was interrupted", 2)
+
+
+def test_a_certificate_is_trusted_as_the_system_trusts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = make_certificate(tmp_path)
+
+    async def main() -> Any:
+        async with FakeUpstream(tls=certificate.server_context()) as upstream:
+            url = upstream.base_url.replace("127.0.0.1", "localhost")
+            return await Run(select(("D01",)), settings(url)).go()
+
+    with pytest.raises(CannotRun, match="its certificate is not trusted"):
+        asyncio.run(main())
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.cert))
+    assert results(asyncio.run(main())) == {"D01": "passed"}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,3 +131,16 @@ def test_the_help_has_examples_and_the_exit_status() -> None:
     assert result.exit_code == 0
     assert "penstock check http://127.0.0.1:8000/v1 --model gpt-5.4 --key-file key.txt" in result.stdout
     assert "Exit status: 0 when nothing failed" in result.stdout
+
+
+def test_an_interruption_ends_in_a_report_of_what_was_found() -> None:
+    answers = (Answer(), Answer(), Answer(wait="forever"))
+    with threaded_upstream(answers) as upstream:
+        command = [sys.executable, "-m", "penstock", "check", upstream.base_url, "--only", "D09,I03", "--model", "m"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            upstream.reached("forever")
+            process.send_signal(signal.SIGINT)
+            told, wrong = process.communicate(timeout=30)
+    assert (process.returncode, wrong) == (2, "")
+    assert "Stopped before the end: it was interrupted." in told
+    assert "1 passed, 1 skipped" in told

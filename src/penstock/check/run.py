@@ -84,46 +84,61 @@ class Watcher:
         """Something that takes time."""
 
 
-async def run(
-    rows: Sequence[Row],
-    settings: Settings,
-    *,
-    heavy: bool = False,
-    watcher: Watcher | None = None,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> Report:
-    """Ask these rows; raises CannotRun when the server, the key or the model is not there."""
-    watcher = watcher or Watcher()
-    started = time.monotonic()
-    budget = Budget(settings.tokens, settings.requests)
-    ask = Ask(settings, budget, sleep=sleep, told=watcher.told)
-    await ask.begin()
-    findings: list[Finding] = []
-    stopped: str | None = None
-    for number, row in enumerate(rows, 1):
-        if stopped is not None:
-            findings.append(Finding(row, SKIPPED, NOT_REACHED, 0, 0, 0.0))
-            continue
-        if row.heavy and not heavy:
-            finding = Finding(row, SKIPPED, "asked only with --heavy", 0, 0, 0.0)
-        else:
-            watcher.begins(row, number, len(rows))
-            finding, stopped = await _ask_row(row, ask)
-        findings.append(finding)
-        watcher.ended(finding)
-    return Report(
-        url=settings.place.url,
-        model=ask.model,
-        findings=tuple(_redacted(finding, settings.key) for finding in findings),
-        stopped=None if stopped is None else redact(stopped, settings.key),
-        requests=budget.requests_made,
-        tokens=budget.tokens_spent,
-        tokens_estimated=budget.tokens_estimated,
-        budget=budget.tokens,
-        waits=budget.waits,
-        seconds_waited=budget.seconds_waited,
-        duration_seconds=time.monotonic() - started,
-    )
+class Run:
+    """One run over some rows; what it has found is there to be reported even when it is broken off."""
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        settings: Settings,
+        *,
+        heavy: bool = False,
+        watcher: Watcher | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._rows = rows
+        self._settings = settings
+        self._heavy = heavy
+        self._watcher = watcher or Watcher()
+        self._budget = Budget(settings.tokens, settings.requests)
+        self._ask = Ask(settings, self._budget, sleep=sleep, told=self._watcher.told)
+        self._findings: list[Finding] = []
+        self._started = time.monotonic()
+
+    async def go(self) -> Report:
+        """Ask the rows; raises CannotRun when the server, the key or the model is not there."""
+        await self._ask.begin()
+        stopped: str | None = None
+        for number, row in enumerate(self._rows, 1):
+            if row.heavy and not self._heavy:
+                finding = Finding(row, SKIPPED, "asked only with --heavy", 0, 0, 0.0)
+            else:
+                self._watcher.begins(row, number, len(self._rows))
+                finding, stopped = await _ask_row(row, self._ask)
+            self._findings.append(finding)
+            self._watcher.ended(finding)
+            if stopped is not None:
+                break
+        return self.report(stopped)
+
+    def report(self, stopped: str | None) -> Report:
+        """What was found so far, and why it is not more."""
+        budget, key = self._budget, self._settings.key
+        rest = self._rows[len(self._findings) :]
+        findings = [*self._findings, *(Finding(row, SKIPPED, NOT_REACHED, 0, 0, 0.0) for row in rest)]
+        return Report(
+            url=self._settings.place.url,
+            model=self._ask.model,
+            findings=tuple(_redacted(finding, key) for finding in findings),
+            stopped=None if stopped is None else redact(stopped, key),
+            requests=budget.requests_made,
+            tokens=budget.tokens_spent,
+            tokens_estimated=budget.tokens_estimated,
+            budget=budget.tokens,
+            waits=budget.waits,
+            seconds_waited=budget.seconds_waited,
+            duration_seconds=time.monotonic() - self._started,
+        )
 
 
 async def _ask_row(row: Row, ask: Ask) -> tuple[Finding, str | None]:

@@ -18,7 +18,7 @@ from penstock.check.ask import CannotRun, Settings
 from penstock.check.catalogue import select
 from penstock.check.client import Place, parse_place
 from penstock.check.row import Row
-from penstock.check.run import FAILED, Finding, Report, Watcher, redact, run
+from penstock.check.run import FAILED, Finding, Report, Run, Watcher, redact
 from penstock.data_dir import DataDirError, read_secret
 
 WIDTH = 120  # of a report that goes to a file
@@ -110,8 +110,6 @@ def check_url(place: Place, key: str | None, key_file: Path | None, **options: A
         found = _run(rows, settings, options["heavy"])
     except CannotRun as error:
         raise _give_up(settings, str(error), as_json) from None
-    except KeyboardInterrupt:
-        raise _give_up(settings, "it was interrupted", as_json) from None
     if as_json:
         click.echo(report.as_json(found))
     else:
@@ -127,8 +125,12 @@ def _run(rows: Sequence[Row], settings: Settings, heavy: bool) -> Report:
         *columns, TextColumn("{task.fields[row]}", markup=False), console=screen, transient=True, expand=True
     )
     shown: AbstractContextManager[object] = progress if screen.is_terminal else nullcontext()
-    with shown:
-        return asyncio.run(run(rows, settings, heavy=heavy, watcher=_Progress(progress, len(rows))))
+    running = Run(rows, settings, heavy=heavy, watcher=_Progress(progress, len(rows)))
+    try:
+        with shown:
+            return asyncio.run(running.go())
+    except KeyboardInterrupt:
+        return running.report("it was interrupted")
 
 
 def _give_up(settings: Settings, reason: str, as_json: bool) -> SystemExit:

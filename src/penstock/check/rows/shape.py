@@ -8,6 +8,7 @@ from penstock.check.ask import Ask, Members
 from penstock.check.row import Row
 from penstock.check.verdict import (
     Failed,
+    Skipped,
     Unsupported,
     content_of,
     expect,
@@ -124,7 +125,7 @@ def middle(text: str) -> str:
     words = text.split(" ")
     at = max(1, len(words) // 2)
     if len(words) < 3 or not words[at] or not words[at - 1]:
-        raise Failed(f"the answer is too short to stop inside: {show(text)}")
+        raise Skipped(f"the answer is too short to stop inside: {show(text)}")
     before, after = words[at - 1], words[at]
     return before[len(before) // 2 :] + " " + after[: (len(after) + 1) // 2]
 
