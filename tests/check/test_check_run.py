@@ -179,9 +179,18 @@ def test_the_key_is_in_nothing_that_the_run_tells() -> None:
 
 
 def test_control_characters_of_a_server_are_not_passed_on() -> None:
-    report = check(FakeUpstream((Answer(), Answer(status=400, error=Fault("\x1b[2J\x07gone")))), "D02", "D09")
-    for finding in report.findings:
-        assert (finding.got or "").isprintable()
+    escape = "\x1b[2J\x07gone\x9b"
+    script = Script(
+        models={"*": (Answer(), Answer(status=400, error=Fault(escape)))},
+        paths={
+            "/v1/models": (Answer(body=json.dumps({"data": [{"id": escape}, {"id": "fine"}]})),),
+            "/v1/nope": (Answer(raw=f"HTTP/1.1 404 No\r\ncontent-type: {escape}\r\ncontent-length: 0\r\n\r\n"),),
+        },
+    )
+    report = check(FakeUpstream(script), "A16", "D02", "D09", model=None)
+    assert report.model == "fine"
+    assert report.count("failed") >= 2
+    assert all((finding.got or "").isprintable() for finding in report.findings)
 
 
 def test_a_key_that_is_not_taken_means_that_the_check_cannot_run() -> None:

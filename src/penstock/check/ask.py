@@ -246,10 +246,11 @@ class Ask:
 
 
 def _names(listed: Answer) -> list[str]:
-    """The ids in a list of models; none where it is no such list."""
+    """The ids in a list of models, but for those that no terminal should see; none where it is no such list."""
     data = (object_of(listed) or {}).get("data")
     rows = data if isinstance(data, list) else []
-    return [row["id"] for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
+    ids = [row["id"] for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
+    return [one for one in ids if one.isprintable()]
 
 
 def retry_after(answer: Answer) -> float | None:

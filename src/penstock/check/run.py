@@ -18,7 +18,7 @@ from penstock.check.ask import Ask, Settings
 from penstock.check.budget import Budget, Stopped, TooMuch
 from penstock.check.client import Trouble, Unreachable
 from penstock.check.row import Row
-from penstock.check.verdict import Failed, Skipped, Unsupported, Verdict
+from penstock.check.verdict import Failed, Skipped, Unsupported, Verdict, plain
 
 PASSED, FAILED, UNSUPPORTED, SKIPPED, INFORMATION = "passed", "failed", "unsupported", "skipped", "information"
 RESULTS = (PASSED, FAILED, UNSUPPORTED, SKIPPED, INFORMATION)
@@ -129,8 +129,8 @@ class Run:
         return Report(
             url=self._settings.place.url,
             model=self._ask.model,
-            findings=tuple(_redacted(finding, key) for finding in findings),
-            stopped=None if stopped is None else redact(stopped, key),
+            findings=tuple(_fit_to_show(finding, key) for finding in findings),
+            stopped=None if stopped is None else plain(redact(stopped, key)),
             requests=budget.requests_made,
             tokens=budget.tokens_spent,
             tokens_estimated=budget.tokens_estimated,
@@ -175,7 +175,7 @@ def redact(text: str, key: str | None) -> str:
     return text if not key else text.replace(key, "***")
 
 
-def _redacted(finding: Finding, key: str | None) -> Finding:
+def _fit_to_show(finding: Finding, key: str | None) -> Finding:
     if finding.got is None:
         return finding
-    return msgspec.structs.replace(finding, got=redact(finding.got, key))
+    return msgspec.structs.replace(finding, got=plain(redact(finding.got, key)))

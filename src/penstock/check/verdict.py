@@ -48,8 +48,13 @@ _LACKS = re.compile(
 def show(value: object) -> str:
     """A value on one line, cut to what fits in a report."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=repr)
-    text = "".join(mark if mark.isprintable() else "\ufffd" for mark in " ".join(text.split()))
+    text = plain(text)
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def plain(text: str) -> str:
+    """A text on one line without anything that a terminal would obey."""
+    return "".join(mark if mark.isprintable() else "\ufffd" for mark in " ".join(text.split()))
 
 
 def summary(answer: Answer) -> str:

@@ -19,6 +19,7 @@ from penstock.check.catalogue import select
 from penstock.check.client import Place, parse_place
 from penstock.check.row import Row
 from penstock.check.run import FAILED, Finding, Report, Run, Watcher, redact
+from penstock.check.verdict import plain
 from penstock.data_dir import DataDirError, read_secret
 
 WIDTH = 120  # of a report that goes to a file
@@ -134,7 +135,7 @@ def _run(rows: Sequence[Row], settings: Settings, heavy: bool) -> Report:
 
 
 def _give_up(settings: Settings, reason: str, as_json: bool) -> SystemExit:
-    reason = redact(reason, settings.key)
+    reason = plain(redact(reason, settings.key))
     if as_json:
         told = {"url": settings.place.url, "exit_status": COULD_NOT_RUN, "stopped": reason}
         click.echo(msgspec.json.encode(told).decode())
