@@ -9,7 +9,8 @@ import msgspec
 import pytest
 from openai.types.chat import ChatCompletion
 
-from penstock.wire.completion import decode_completion, is_sound, mend
+from penstock.wire.completion import decode_completion, mend
+from penstock.wire.sound import read
 from support.chat_bodies import ABSENT
 
 NOW = 1_760_000_123.75
@@ -36,9 +37,9 @@ def mended(answer: dict[str, Any]) -> Any:
     """What becomes of an answer, which must not be sound; nothing is left to mend in it, and the SDK's types hold."""
     body = json.dumps(answer).encode()
     found = decode_completion(body)
-    assert not is_sound(found)
+    assert read(body) is None
     out = mend(body, found, "gpt-5.4", NOW)
-    assert is_sound(decode_completion(out))
+    assert read(out) is not None
     ChatCompletion.model_validate(json.loads(out), strict=True)
     return json.loads(out)
 
@@ -75,7 +76,7 @@ def with_message(**members: Any) -> dict[str, Any]:
     ],
 )
 def test_an_answer_as_openai_gives_it_is_sound(answer: dict[str, Any]) -> None:
-    assert is_sound(decode_completion(json.dumps(answer).encode()))
+    assert read(json.dumps(answer).encode()) is not None
 
 
 @pytest.mark.parametrize("lost", [ABSENT, None, "", 7])
@@ -155,7 +156,7 @@ def test_parts_that_nobody_knows_are_not_mended() -> None:
 def test_calls_that_were_free_end_as_calls() -> None:
     called = with_message(content=None, tool_calls=[CALL])
     assert mended(called)["choices"][0]["finish_reason"] == "tool_calls"
-    assert is_sound(decode_completion(json.dumps(called).encode()), bound=True)
+    assert read(json.dumps(called).encode(), bound=True) is not None
 
 
 @pytest.mark.parametrize("content", [["Paris."], 7, {"text": "Paris."}])
@@ -208,7 +209,7 @@ def test_calls_that_share_an_id_get_different_ones() -> None:
 def test_no_arguments_are_made_for_a_call_that_was_cut(reason: str) -> None:
     call = {**CALL, "function": {"name": "f", "arguments": ""}}
     answer = with_choice(finish_reason=reason, message=varied(MESSAGE, content=None, tool_calls=[call]))
-    assert is_sound(decode_completion(json.dumps(answer).encode()))
+    assert read(json.dumps(answer).encode()) is not None
     call = {**CALL, "function": {"name": "f"}}
     found = mended(with_choice(finish_reason=reason, message=varied(MESSAGE, content=None, tool_calls=[call])))
     assert found["choices"][0]["message"]["tool_calls"][0]["function"] == {"name": "f", "arguments": ""}
@@ -218,7 +219,7 @@ def test_no_arguments_are_made_for_a_call_that_was_cut(reason: str) -> None:
 def test_calls_that_are_none_cannot_be_mended(calls: Any) -> None:
     body = json.dumps(with_message(tool_calls=calls)).encode()
     found = decode_completion(body)
-    assert not is_sound(found)
+    assert read(body) is None
     with pytest.raises(msgspec.ValidationError):
         mend(body, found, "gpt-5.4", NOW)
 

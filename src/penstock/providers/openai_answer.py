@@ -37,10 +37,11 @@ from penstock.wire.answer import (
     misnamed_reasoning,
     usage_chunk,
 )
-from penstock.wire.completion import Completion, decode_completion, is_sound, mend
+from penstock.wire.completion import Completion, decode_completion, mend
 from penstock.wire.envelope import error_event
 from penstock.wire.finish import CUT, DOCUMENTED, finish_reason
 from penstock.wire.naming import Naming
+from penstock.wire.sound import read as read_sound
 from penstock.wire.sse import DONE, EventTooLarge, SseReader, event
 from penstock.wire.tool_calls import CallMending, ToolCalls
 from penstock.wire.usage import usage_of
@@ -430,6 +431,11 @@ class BodyReader:
         """The answer ended: return it, or raise ProviderFault if it is no chat completion."""
         parts = self._parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
+        sound = read_sound(body, self._bound)
+        if sound is not None:
+            (self.usage,) = sound
+            self.committed = self.done = True
+            return body
         try:
             answer = decode_completion(body)
             if not body.isascii():
@@ -440,11 +446,10 @@ class BodyReader:
         if error is not None:
             raise ProviderFault(failure_in_band(self._provider, error))
         self._check(answer)
-        if not is_sound(answer, self._bound):
-            try:
-                body = mend(body, answer, self._model, self._now(), self._bound)
-            except (*BROKEN, ValueError):
-                raise _fault(self._provider, _name_body(body)) from None
+        try:
+            body = mend(body, answer, self._model, self._now(), self._bound)
+        except (*BROKEN, ValueError):
+            raise _fault(self._provider, _name_body(body)) from None
         self.usage = usage_of(answer.usage)
         self.committed = self.done = True
         return body

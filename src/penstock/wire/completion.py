@@ -2,9 +2,9 @@
 
 Servers leave out members that typed clients insist on, or write them in another type: no `id`, `created` as a decimal,
 no `logprobs` or `refusal`, every choice numbered 0, content in parts, arguments as an object or as nothing, one id for
-all calls, a sum that does not add up, an end in the engine's own words. `is_sound` finds with a few comparisons that
-there is nothing to mend, and then the bytes that came are the answer. Otherwise `mend` writes it anew around the
-members at fault; all others, those that nobody here knows among them, keep their bytes.
+all calls, a sum that does not add up, an end in the engine's own words. Where `wire.sound` finds nothing to mend, the
+bytes that came are the answer. Otherwise `mend` writes it anew around the members at fault; all others keep their
+bytes, those that nobody here knows among them.
 
 What cannot be made whole without inventing an answer is not mended: no choices, no message, no finish_reason, content
 that is no text. The provider's reader refuses that.
@@ -17,12 +17,11 @@ from typing import Any
 
 import msgspec
 
-from penstock.wire.answer import ErrorInPlace, RawObject, misnamed_reasoning, name_reasoning
-from penstock.wire.finish import CUT, DOCUMENTED, finish_reason
+from penstock.wire.answer import ErrorInPlace, RawObject, name_reasoning
+from penstock.wire.finish import CUT, finish_reason
 from penstock.wire.parts import join
 from penstock.wire.usage import usage_of
 
-_ABSENT = msgspec.Raw()
 _NULL = msgspec.Raw(b"null")
 
 _encode = msgspec.json.Encoder().encode
@@ -34,11 +33,7 @@ _anything = msgspec.json.Decoder().decode
 class Message(msgspec.Struct, gc=False):
     """The message of a whole answer."""
 
-    role: Any = None
     content: str | list[dict[str, Any]] | msgspec.UnsetType | None = msgspec.UNSET
-    refusal: msgspec.Raw = _ABSENT
-    reasoning_content: Any = None
-    reasoning: Any = None
     tool_calls: Any = msgspec.UNSET
     function_call: Any = None
 
@@ -48,7 +43,6 @@ class CompletionChoice(msgspec.Struct, gc=False):
 
     index: Any = None
     message: Message | None = None
-    logprobs: msgspec.Raw = _ABSENT
     finish_reason: str | None = None
 
 
@@ -65,50 +59,12 @@ class Completion(ErrorInPlace, gc=False):
 decode_completion = msgspec.json.Decoder(Completion).decode
 
 
-def is_sound(answer: Completion, bound: bool = False) -> bool:
-    """Whether an answer that has choices, each with a message and an end, holds all that it must in the right form.
-
-    `bound`: the caller named a tool to call, and "stop" is then a right end of the call.
-    """
-    if (
-        type(answer.id) is not str
-        or not answer.id
-        or answer.object != "chat.completion"
-        or type(answer.created) is not int
-        or not _is_text(answer.model)
-        or answer.error is not msgspec.UNSET
-        or not _adds_up(answer.usage)
-    ):
-        return False
-    for place, choice in enumerate(answer.choices or ()):  # noqa: SIM110  # no generator: every answer comes by here
-        if not _is_sound(choice, place, bound):
-            return False
-    return True
-
-
-def _is_sound(choice: CompletionChoice, place: int, bound: bool) -> bool:
-    message = choice.message
-    return (
-        message is not None
-        and type(choice.index) is int
-        and choice.index == place
-        and choice.logprobs is not _ABSENT
-        and choice.finish_reason in DOCUMENTED
-        and (bound or choice.finish_reason != "stop" or not message.tool_calls)
-        and message.role == "assistant"
-        and (message.content is None or type(message.content) is str)
-        and message.refusal is not _ABSENT
-        and (message.tool_calls is msgspec.UNSET or _are_calls(message.tool_calls, choice.finish_reason in CUT))
-        and (message.function_call is None or _is_written(message.function_call, choice.finish_reason in CUT))
-        and not (message.reasoning and misnamed_reasoning(message))
-    )
-
-
 def mend(body: bytes, answer: Completion, model: str, now: float, bound: bool = False) -> bytes:
     """`body`, of which `answer` is the decoded form, made whole. `model` is the one asked for, `now` in Unix seconds.
 
     Each choice must have a message and a finish_reason that is not one of an answer given up. Raises what decoding
     raises where a member that nothing had looked into turns out to be broken, and ValueError for unknown parts.
+    `bound`: see `wire.sound`.
     """
     found = _object(body)
     found.pop("error", None)  # null or empty, or it would have been an error
