@@ -309,6 +309,15 @@ def test_a_call_without_arguments_gets_an_empty_object_unless_it_was_cut_off(end
     assert last == ({} if more is None else {"tool_calls": [{"index": 0, "function": more}]})
 
 
+def test_nothing_of_a_call_is_sent_before_it_has_a_name() -> None:
+    nameless = choices(step(b'{"tool_calls":[{"index":0,"id":"a","function":{"arguments":"{"}}]}'))
+    named = choices(step(b'{"tool_calls":[{"index":0,"function":{"name":"f","arguments":"}"}}]}'))
+    held, begun, _ = (choice["delta"] for choice in deltas(relay(ROLE, nameless, named, CALLED))[1:])
+    assert held == {}
+    (call,) = begun["tool_calls"]
+    assert (call["id"], call["function"]) == ("a", {"name": "f", "arguments": "{}"})
+
+
 def test_a_call_that_never_gets_a_name_is_a_fault() -> None:
     failure = fault_of(ROLE, TEXT, more_of_call(), CALLED)
     assert (failure.kind, failure.message) == (

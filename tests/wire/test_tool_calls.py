@@ -53,6 +53,12 @@ def test_calls_are_numbered_in_the_order_in_which_they_get_their_names() -> None
     assert [[(call["index"], call["id"]) for call in chunk] for chunk in calls] == [[(0, "b")], [(1, "a")]]
 
 
+def test_a_name_that_is_repeated_is_dropped() -> None:
+    begun = function("f", index=0, id="a")
+    more = {"index": 0, "function": {"name": "f", "arguments": "{}"}}
+    assert mend([begun], [more]) == [[begun], [{"index": 0, "function": {"arguments": "{}"}}]]
+
+
 def test_a_missing_id_is_made_and_one_that_comes_late_is_dropped() -> None:
     (begun,), (more,) = mend([function("f", index=0)], [{"index": 0, "id": "late", "function": {"arguments": "{}"}}])
     assert begun["id"].startswith("call_")
