@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 from fuzz.running import PHASES, Target, fuzz
 
 TARGETS: tuple[Target, ...] = ("local", "provider", "strict")
+
+
+def statuses(log: str) -> Counter[int]:
+    """How often the gateway answered with which status, by its access lines."""
+    return Counter(int(status) for status in re.findall(r'^{.*"status":(\d+)', log, re.MULTILINE))
 
 
 def main() -> int:
@@ -29,7 +36,8 @@ def main() -> int:
     for target in given.target or TARGETS:
         print(f"fuzz: {given.spec or 'the types of the SDK'} against {target}", flush=True)
         ran = fuzz(given.spec and given.spec.resolve(), target, *options)
-        print(ran.report, flush=True)
+        print(ran.report)
+        print("fuzz: answers by status:", dict(sorted(statuses(ran.log).items())), flush=True)
         if "Traceback" in ran.log:
             print(f"fuzz: the gateway failed\n{ran.log}")
         found |= ran.status or "Traceback" in ran.log

@@ -1,7 +1,8 @@
 """Cuts an OpenAPI document down to the routes that Penstock serves: `python document.py SPEC OUT`.
 
 It runs in the frameworks' environment, which can read YAML. A link from the list of models to the first of them is put
-in: OpenAI's document has no links, and schemathesis could follow none.
+in: OpenAI's document has no links, and schemathesis could follow none. Where that document is behind the service it
+describes, it is amended, so that a run that finds nothing new ends with status 0.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ SERVED = {
     "/responses": {"post"},
 }
 OTHERS = {"/health": {"get"}, "/ready": {"get"}}
+DONE = "[DONE]"
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 
 
@@ -35,6 +37,9 @@ def cut(document: dict[str, Any]) -> dict[str, Any]:
             full = path if path.startswith("/v1/") or path in OTHERS else f"/v1{path}"
             kept[full] = {name: value for name, value in item.items() if name not in METHODS or name in methods}
     _link(kept)
+    for item in kept.values():
+        for operation in item.values():
+            _wrap_events(operation)
     smaller = {name: value for name, value in document.items() if name not in ("paths", "servers", "tags", "webhooks")}
     smaller = {name: value for name, value in smaller.items() if not name.startswith("x-")} | {"paths": kept}
     everything = document.get("components", {})
@@ -46,7 +51,22 @@ def cut(document: dict[str, Any]) -> dict[str, Any]:
         if name not in components.setdefault(room, {}):
             components[room][name] = everything[room][name]
             wanted |= set(references(everything[room][name]))
+    amend(smaller)
+    amend(components)
     return smaller | {"components": components}
+
+
+def amend(part: Any) -> None:
+    """Put in what OpenAI's document forgets: embeddings in base64, a fingerprint that is null, streamed completions."""
+    for name, value in list(part.items()) if isinstance(part, dict) else enumerate(part):
+        if name == "embedding" and isinstance(value, dict) and value.get("type") == "array":
+            part[name] = {"anyOf": [value, {"type": "string"}]}
+        elif name == "system_fingerprint" and isinstance(value, dict) and value.get("type") == "string":
+            part[name] = {"type": ["string", "null"]}
+        elif name == "/v1/completions":
+            value["post"]["responses"]["200"]["content"].setdefault("text/event-stream", {})
+        elif isinstance(value, dict | list):
+            amend(value)
 
 
 def _link(paths: dict[str, Any]) -> None:
@@ -55,6 +75,15 @@ def _link(paths: dict[str, Any]) -> None:
         target = {"operationId": one.setdefault("operationId", "getModel")}
         link = target | {"parameters": {"model": "$response.body#/data/0/id"}}
         paths["/v1/models"]["get"]["responses"]["200"]["links"] = {"model": link}
+
+
+def _wrap_events(operation: Any) -> None:
+    """Where a stream's schema is that of what its events carry, as in OpenAI's document, say so in JSON Schema."""
+    content = operation["responses"].get("200", {}).get("content", {}) if isinstance(operation, dict) else {}
+    carried = content.get("text/event-stream", {}).get("schema")
+    if carried is not None and not carried.get("$ref", "").endswith("Event"):
+        data = [{"const": DONE}, {"type": "string", "contentMediaType": "application/json", "contentSchema": carried}]
+        content["text/event-stream"]["schema"] = {"type": "object", "properties": {"data": {"anyOf": data}}}
 
 
 def references(part: Any) -> Iterator[str]:

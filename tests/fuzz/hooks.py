@@ -19,27 +19,62 @@ TYPES = {"invalid_request_error", "authentication_error", "permission_error", "r
 TOKENS, CHOICES = 16, 4
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 LAST_EVENTS = ("response.completed", "response.incomplete", "response.failed", "error")
-# Valid only beside other parameters, which the document says in words: a refusal for their sake contradicts nothing.
-CONDITIONAL = {"stream_options", "top_logprobs", "tool_choice", "parallel_tool_calls", "function_call", "audio"}
+# Valid only beside another parameter, which the document says in words: a refusal for its sake contradicts nothing.
+CONDITIONAL = {
+    "stream_options": "stream",
+    "top_logprobs": "logprobs",
+    "tool_choice": "tools",
+    "parallel_tool_calls": "tools",
+    "function_call": "functions",
+    "modalities": "audio",
+}
 
 
-def map_body(context: Any, body: Any) -> Any:
+def map_case(context: Any, case: Any) -> Any:
+    """Bound every request, and let the valid ones keep the conditions that a schema does not say."""
+    body = case.body
+    if isinstance(body, dict):
+        if MODEL:
+            bound(body)
+        if _is_valid(case):
+            reconcile(body)
+    return case
+
+
+def bound(body: dict[str, Any]) -> None:
     """Ask for the model that is there, for few tokens and choices: what is to be fuzzed is not the model's speed."""
-    if not isinstance(body, dict) or not MODEL:
-        return body
-    bounded = {**body, "model": MODEL if isinstance(body.get("model"), str) else body.get("model")}
+    if isinstance(body.get("model"), str):
+        body["model"] = MODEL
     for limit in LIMITS:
-        if _is_number(bounded.get(limit)):
-            bounded[limit] = min(bounded[limit], TOKENS)
-    if "messages" in bounded and not any(limit in bounded for limit in LIMITS):
-        bounded["max_tokens"] = TOKENS
-    if _is_number(bounded.get("n")) and bounded["n"] <= 128:
-        bounded["n"] = min(bounded["n"], CHOICES)
-    return bounded
+        if _is_number(body.get(limit)):
+            body[limit] = min(body[limit], TOKENS)
+    if "messages" in body and not any(limit in body for limit in LIMITS):
+        body["max_tokens"] = TOKENS
+    if _is_number(body.get("n")) and body["n"] <= 128:
+        body["n"] = min(body["n"], CHOICES)
+
+
+def reconcile(body: dict[str, Any]) -> None:
+    """Drop what is only allowed beside something that is not there and, in every other one, calls without an answer."""
+    for name, needed in CONDITIONAL.items():
+        if not body.get(needed):
+            body.pop(name, None)
+    for name in ("tool_choice", "function_call"):
+        if isinstance(body.get(name), dict):  # it names a tool, and hardly ever one that was declared
+            del body[name]
+    if len(body.get("messages", ())) % 2:
+        user = {"role": "user", "content": "Hello"}
+        body["messages"] = [user if message["role"] == "tool" else message for message in body["messages"]]
+        for message in body["messages"]:
+            message.pop("tool_calls", None)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_valid(case: Any) -> bool:
+    return case.meta is not None and case.meta.generation.mode.is_positive
 
 
 def errors_have_the_envelope(context: Any, response: Any, case: Any) -> None:
@@ -68,14 +103,13 @@ def streams_end(context: Any, response: Any, case: Any) -> None:
 
 def what_is_documented_is_accepted(context: Any, response: Any, case: Any) -> None:
     """A request that our own document allows is refused only for the sake of a condition that it says in words."""
-    valid = case.meta is not None and case.meta.generation.mode.is_positive
-    if not OWN or not valid or response.status_code not in (400, 413, 415, 422):
+    if not OWN or not _is_valid(case) or response.status_code not in (400, 413, 415, 422):
         return
     error = json.loads(response.content)["error"]
     param = error["param"] or ""
     assert param in CONDITIONAL or param.startswith("messages.["), f"documented, but refused: {error}"
 
 
-schemathesis.hook(map_body)
+schemathesis.hook(map_case)
 for check in (errors_have_the_envelope, streams_end, what_is_documented_is_accepted):
     schemathesis.check(check)

@@ -37,8 +37,13 @@ type = "openai"
 base_url = "{base_url}"
 api_key = "env:UPSTREAM_KEY"
 
-[models."{models}"]
+[models."gpt-5.4"]
 targets = [{{ provider = "openai" }}]
+"""
+
+ANY_MODEL = """
+[models."*"]
+targets = [{ provider = "openai" }]
 """
 
 # Of whoever's document: it neither says which errors there are, nor all that makes a request valid.
@@ -69,14 +74,11 @@ def gateway(target: Target) -> Iterator[Served]:
             served.wait_for("/ready")
             yield served
         return
-    models, profile = (MODEL, MODEL) if target == "strict" else ("*", None)
-    with (
-        threaded_upstream(strict_profile=profile, keys=[UPSTREAM_KEY], remember=False) as upstream,
-        serving(
-            CONFIG.format(base_url=upstream.base_url, models=models), environment={"UPSTREAM_KEY": UPSTREAM_KEY}
-        ) as served,
-    ):
-        yield served
+    profile, others = (MODEL, "") if target == "strict" else (None, ANY_MODEL)
+    with threaded_upstream(strict_profile=profile, keys=[UPSTREAM_KEY], remember=False) as upstream:
+        config = CONFIG.format(base_url=upstream.base_url) + others
+        with serving(config, environment={"UPSTREAM_KEY": UPSTREAM_KEY}) as served:
+            yield served
 
 
 def fuzz(spec: Path | None, target: Target, *options: str) -> Ran:
