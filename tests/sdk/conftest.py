@@ -30,6 +30,7 @@ api_key = "env:UPSTREAM_KEY"
 targets = [{{ provider = "openai", model = "gpt-5.4" }}]
 """
 
+# Every answer is the first and the last: what an upstream does wrong is not to be mended by asking again.
 ANY_MODEL = """
 [providers.openai]
 type = "openai"
@@ -38,6 +39,12 @@ api_key = "env:UPSTREAM_KEY"
 
 [models."*"]
 targets = [{{ provider = "openai" }}]
+
+[retries]
+attempts = 1
+
+[breaker]
+failures = 1000
 """
 
 SCRIPT = {

@@ -18,7 +18,7 @@ import pytest
 
 from penstock.fake_upstream.faults import FAULTS
 from sdk import openai_python_client
-from sdk.conftest import NODE, UPSTREAM_KEY
+from sdk.conftest import ANY_MODEL, NODE, UPSTREAM_KEY
 from sdk.mending import CASES, CLEAN, CLIENTS, MATRIX, ROWS, SCRIPT, SENTENCE, Form, Row
 from support.serving import serving
 from support.upstreams import threaded_upstream
@@ -30,23 +30,6 @@ TIMEOUT = 120.0
 
 # What each client raises for an error that a server tells it of, as an answer or in a stream.
 CLEAR = {"APIError", "InternalServerError", "OpenAIAPIError", "AI_APICallError", "AI_StreamProviderError"}
-
-# Every answer is the first and the last: a fault is not to be mended by asking again.
-CONFIG = """
-[providers.openai]
-type = "openai"
-base_url = "{base_url}"
-api_key = "env:UPSTREAM_KEY"
-
-[models."*"]
-targets = [{{ provider = "openai" }}]
-
-[retries]
-attempts = 1
-
-[breaker]
-failures = 1000
-"""
 
 Outcomes = dict[tuple[str, str, str], dict[str, Any]]  # by way, client and model
 
@@ -67,7 +50,7 @@ def outcomes(packages: None) -> Outcomes:
     found: Outcomes = {}
     with (
         threaded_upstream(SCRIPT) as upstream,
-        serving(CONFIG.format(base_url=upstream.base_url), environment={"UPSTREAM_KEY": UPSTREAM_KEY}) as served,
+        serving(ANY_MODEL.format(base_url=upstream.base_url), environment={"UPSTREAM_KEY": UPSTREAM_KEY}) as served,
     ):
         ways = {"direct": upstream.base_url, "through": served.base_url}
         for way, base_url in ways.items():
