@@ -17,7 +17,7 @@ import msgspec
 from penstock.fake_upstream.command import fake_upstream, log_line
 from penstock.fake_upstream.directives import WORDS
 from penstock.fake_upstream.faults import FAULTS
-from penstock.fake_upstream.script import Answer, parse
+from penstock.fake_upstream.script import Answer, Rate, parse
 
 PAGE = (Path(__file__).parents[2] / "docs" / "fake-upstream.md").read_text(encoding="utf-8")
 
@@ -33,6 +33,10 @@ def first_cells(text: str) -> list[str]:
 
 def test_every_field_of_an_answer_is_documented_with_its_default() -> None:
     assert set(first_cells(section("Scripts"))) == {field.name for field in msgspec.structs.fields(Answer)}
+
+
+def test_every_setting_of_a_rate_is_documented() -> None:
+    assert first_cells(section("A limit on the rate")) == [field.name for field in msgspec.structs.fields(Rate)]
 
 
 def test_every_directive_is_documented() -> None:
@@ -51,10 +55,11 @@ def test_every_field_of_the_log_is_documented() -> None:
     assert len(names) == 12
 
 
-def test_the_example_script_is_valid() -> None:
-    (text,) = re.findall(r"^```TOML\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    script = parse(tomllib.loads(text))
-    assert list(script.models) == ["gpt-5.4", "dies", "*"]
+def test_the_example_scripts_are_valid() -> None:
+    texts = re.findall(r"^```TOML\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    answers, rate = (parse(tomllib.loads(text)) for text in texts)
+    assert list(answers.models) == ["gpt-5.4", "dies", "*"]
+    assert rate.rate == Rate(10, 20)
 
 
 def test_the_python_example_runs() -> None:

@@ -61,11 +61,12 @@ def test_every_error_of_a_script_is_named_with_its_place() -> None:
             "h": [{"body": "x", "raw": "y"}],
             "i": [{"between": float("nan")}],
         },
+        "rate": {"per_second": 0},
     }
     with pytest.raises(ScriptError) as caught:
         parse(data)
     expected = (
-        "unknown table `modles`: a script has `models` and `paths`",
+        "unknown table `modles`: a script has `models`, `paths` and `rate`",
         'models."a"[0]: Object contains unknown field `statuss`',
         'models."a"[2]: status must be a number of three digits',
         'models."b": must be a list of at least one answer',
@@ -76,6 +77,7 @@ def test_every_error_of_a_script_is_named_with_its_place() -> None:
         "models.\"g\"[0]: header 'x': neither name nor value may hold control characters; use raw",
         'models."h"[0]: body and raw exclude each other',
         "models.\"i\"[0]: between must be seconds, a gate's name or 'forever'",
+        "rate: per_second must be above 0",
     )
     assert caught.value.errors == list(expected)
 

@@ -1,6 +1,7 @@
 """Scripts: what the fake upstream answers, as values that come from a TOML or JSON file or from Python.
 
-A script maps a model's name, or a path, to a list of answers that are used in turn; the last one repeats.
+A script maps a model's name, or a path, to a list of answers that are used in turn; the last one repeats. It may limit
+the rate of requests, too.
 Waits are numbers (seconds), the name of a gate that a test opens, or "forever". Reading a file collects every
 error, each with the place where it stands; an unknown field is an error.
 """
@@ -171,14 +172,36 @@ class Answer(Strict, frozen=True):
                 raise ValueError(f"header {name!r}: neither name nor value may hold control characters; use raw")
 
 
+class Rate(Strict, frozen=True):
+    """How many requests to models are answered; the others get 429.
+
+    `burst`: how many at once (default: those of a second); `refill`: steadily, or all of them again with each window,
+    which is as long as `burst` lasts. `retry_after`: whether a 429 says when to come back; `headers`: whether answers
+    say what is left, in `x-ratelimit-*-requests`.
+    """
+
+    per_second: float
+    burst: int | None = None
+    refill: Literal["steady", "window"] = "steady"
+    retry_after: bool = True
+    headers: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.per_second < float("inf"):
+            raise ValueError("per_second must be above 0")
+        if self.burst is not None and self.burst < 1:
+            raise ValueError("burst must be 1 or more")
+
+
 class Script(Strict, frozen=True):
     """Answers by model name (exact, then ``*``) for chat completions, and by path for any other request.
 
-    A path is looked up first, so that it can answer for every model.
+    A path is looked up first, so that it can answer for every model. `rate` limits the requests to models.
     """
 
     models: dict[str, tuple[Answer, ...]] = {}
     paths: dict[str, tuple[Answer, ...]] = {}
+    rate: Rate | None = None
 
 
 def check_wait(name: str, wait: Wait) -> None:
@@ -206,14 +229,22 @@ def load(path: Path) -> Script:
 def parse(data: Any) -> Script:
     """Validate plain values; raises ScriptError with every error in them."""
     if not isinstance(data, dict):
-        raise ScriptError(["a script is a table with `models` and `paths`"])
-    errors = [
-        f"unknown table `{name}`: a script has `models` and `paths`" for name in data.keys() - {"models", "paths"}
-    ]
+        raise ScriptError(["a script is a table with `models`, `paths` and `rate`"])
+    known = {"models", "paths", "rate"}
+    errors = [f"unknown table `{name}`: a script has `models`, `paths` and `rate`" for name in data.keys() - known]
     groups = {name: _group(name, data.get(name, {}), errors) for name in ("models", "paths")}
+    rate = _rate(data.get("rate"), errors)
     if errors:
         raise ScriptError(errors)
-    return Script(**groups)
+    return Script(**groups, rate=rate)
+
+
+def _rate(table: Any, errors: list[str]) -> Rate | None:
+    try:
+        return None if table is None else msgspec.convert(table, Rate)
+    except msgspec.ValidationError as error:
+        errors.append(f"rate: {error}")
+        return None
 
 
 def _group(group: str, table: Any, errors: list[str]) -> dict[str, tuple[Answer, ...]]:

@@ -1,7 +1,8 @@
 """The fake upstream itself: listens, decides what each request gets, plays it, and notes what it saw.
 
-A request is decided in this order: an answer scripted for its path; the key; the model list; the strict profile's
-rules for chat; a directive (header or model name); an answer scripted for its model; the plain answer.
+A request is decided in this order: an answer scripted for its path; the key; the model list; the limit on the rate; the
+strict profile's rules for chat; the function that chooses; a directive (header or model name); an answer scripted for
+its model; the plain answer.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+import msgspec
+
 from penstock.fake_upstream import directives, neighbours, shapes, strict, wishes
 from penstock.fake_upstream.connection import Connection, Request
 from penstock.fake_upstream.pieces import Piece
 from penstock.fake_upstream.play import Content, Player
+from penstock.fake_upstream.rate import Allowance
 from penstock.fake_upstream.script import ANY, Answer, Fault, Script
 from penstock.fake_upstream.seen import HANGUP, STOPPED, Changes, Found, Gates, Seen
 
@@ -25,13 +29,15 @@ CHAT = "/v1/chat/completions"
 MODELS = "/v1/models"
 DIRECTIVE_HEADER = "x-fake-upstream"
 
-Scripted = Script | Answer | Sequence[Answer] | Mapping[str, Sequence[Answer]]
+Choose = Callable[[Seen], Answer]
+Scripted = Script | Answer | Sequence[Answer] | Mapping[str, Sequence[Answer]] | Choose
 
 
 class FakeUpstream:
     """An OpenAI-compatible upstream that does as told: ``async with FakeUpstream(Answer(status=429)) as upstream``.
 
-    `script`: a Script, or in short one answer, or several in turn, for any model, or answers by model.
+    `script`: a Script, or in short one answer, or several in turn, for any model, or answers by model; or a function
+    that chooses the answer for each request to a model.
     `listen` is HOST:PORT (port 0: a free one) or unix:/path. `strict` names a profile of `strict.PROFILES`.
     `keys`: the bearer tokens that are let in; none: any, and a strict upstream asks for one all the same.
     `on_end` is called with each request when it has ended; `remember` keeps them all in `seen`, bodies included.
@@ -51,7 +57,10 @@ class FakeUpstream:
         self.seen: list[Seen] = []
         self.requests_seen = 0
         self.connections_made = 0
-        self._script = to_script(script)
+        self._choose = script if callable(script) else None
+        self._script = Script() if callable(script) else to_script(script)
+        rate = self._script.rate
+        self._allowance = None if rate is None else Allowance(rate, time.monotonic())
         self._listen = listen
         self._profile = None if strict_profile is None else strict.PROFILES[strict_profile]
         self._keys = tuple(keys)
@@ -242,10 +251,27 @@ class FakeUpstream:
         """The answer for a scripted path or a request to a model; raises Refused."""
         if seen.path in self._script.paths:
             return self._next(seen.path, self._script.paths[seen.path])
+        if self._allowance is not None:
+            return self._limited(self._allowance, seen, request)
+        return self._told(seen, request)
+
+    def _limited(self, allowance: Allowance, seen: Seen, request: Request) -> Answer:
+        now = time.monotonic()
+        back_in = allowance.take(now)
+        headers = allowance.headers(now)
+        if back_in:
+            tells = self._script.rate is not None and self._script.rate.retry_after
+            return Answer(status=429, retry_after=back_in if tells else None, headers=headers)
+        answer = self._told(seen, request)
+        return msgspec.structs.replace(answer, headers={**headers, **answer.headers})
+
+    def _told(self, seen: Seen, request: Request) -> Answer:
         if self._profile is not None and seen.path == CHAT:
             strict.check(self._profile, request.body)
         elif seen.asked is None:
             raise strict.Refused(400, Fault("We could not parse the JSON body of your request."))
+        if self._choose is not None:
+            return self._choose(seen)
         try:
             told = directives.answer(request.header(DIRECTIVE_HEADER) or seen.model, Answer())
         except directives.DirectiveError as error:
@@ -278,7 +304,7 @@ def own_body(answer: Answer) -> bytes | None:
     return shapes.envelope(answer.error or shapes.fault(answer.status))
 
 
-def to_script(script: Scripted | None) -> Script:
+def to_script(script: Script | Answer | Sequence[Answer] | Mapping[str, Sequence[Answer]] | None) -> Script:
     """The script that a shorter form means."""
     if isinstance(script, Script):
         return script
