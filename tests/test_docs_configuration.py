@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from penstock.config import Deadlines, Limits, Model, Server, TargetConfig, Upstream, load
+from penstock.config import Breaker, Deadlines, Limits, Model, Retries, Server, TargetConfig, Upstream, load
 from penstock.providers.registry import SETTINGS
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +25,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`[providers.NAME.deadlines]`": Deadlines,
     '`[models."NAME"]`': Model,
     "`targets`": TargetConfig,
+    "`[retries]`": Retries,
+    "`[breaker]`": Breaker,
 }
 NOT_SETTINGS = ("name", "settings")  # of an Upstream: they come from the table's own name and from its type
 

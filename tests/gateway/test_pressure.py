@@ -190,6 +190,21 @@ def test_a_minute_without_a_429_ends_it() -> None:
     on_the_clock(main)
 
 
+def test_who_still_waits_in_the_line_when_it_ends_goes_with_it() -> None:
+    async def main(loop: Clock) -> None:
+        one, health = pressed(loop, 5, pace=1e6)
+        health.outstanding = 100
+        loop.now += CALM - 1.0
+        waiting = asyncio.create_task(one.enter(loop.time() + 600.0))
+        await asyncio.sleep(0)
+        loop.now += 2.0
+        assert await one.enter(loop.time())
+        assert await waiting
+        assert loop.time() < 1000.0 + CALM + 2.0
+
+    on_the_clock(main)
+
+
 def test_the_targets_own_count_sets_the_pace() -> None:
     def told(limit: int, remaining: int, reset: str) -> float:
         paces = []

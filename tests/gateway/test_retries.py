@@ -113,6 +113,15 @@ def test_a_stale_connection_is_no_attempt() -> None:
     assert state.first_failure == (DOWN, ONE)
 
 
+def test_a_target_is_asked_afresh_once() -> None:
+    """A full pool may hand out another connection that was in use before, so that this could go on for ever."""
+    stale = Failure(FailureKind.STALE, "It closed a reused connection.")
+    state = attempts(ONE, retries=Retries(attempts=2))
+    assert state.after(ONE, stale, 0.0) == Try(ONE, afresh=True)
+    assert state.after(ONE, stale, 0.0) == Try(ONE, 1.0)
+    assert state.after(ONE, stale, 1.0) is None
+
+
 def test_what_was_not_called_is_no_attempt_either() -> None:
     held = Failure(FailureKind.UNHEALTHY, "It has failed lately.", 503)
     state = attempts(ONE, TWO, retries=Retries(attempts=1))

@@ -91,6 +91,7 @@ class Upstream(msgspec.Struct, frozen=True):
     client_key: str | None = None
     max_answer_bytes: Bytes = 64 * 1024 * 1024
     max_head_bytes: Annotated[int, msgspec.Meta(ge=1024, le=2**24)] = 64 * 1024
+    on_hangup: Literal["abort", "drain"] = "abort"  # of a client's: cut the call off, or read it on for its usage
     settings: dict[str, Any] = {}  # the provider's own, as written, checked against its Settings struct
 
 

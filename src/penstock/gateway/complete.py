@@ -1,12 +1,14 @@
 """The path of one request that an upstream answers, in order.
 
 Everything that can be cancelled is awaited inside the `try`; the `finally` awaits nothing, so that a client that
-hangs up at any moment finds its upstream cut off, its record made and its observers told.
+hangs up at any moment finds its upstream cut off, its record made and its observers told. (Where the provider is
+configured to be read on after a hang-up, both happen when that has come to its end.)
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Mapping
 
@@ -75,7 +77,14 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
                 exchange.status = 0
     finally:
         relay.close()
-        gateway.telemetry.end(record or accounting.record(exchange, time.monotonic()))
+        if exchange.reading_on:
+            exchange.close = functools.partial(_close, gateway, exchange)
+        else:
+            gateway.telemetry.end(record or accounting.record(exchange, time.monotonic()))
+
+
+def _close(gateway: Gateway, exchange: Exchange) -> None:
+    gateway.telemetry.end(accounting.record(exchange, time.monotonic()))
 
 
 def _patience(request: Request) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from penstock.types import Attempt, Dropped, Principal, Target, Usage
 
 
@@ -27,6 +29,8 @@ class Exchange:
     client_request_id: str | None = None
 
     def __init__(self, request_id: str, started: float, started_at: float) -> None:
+    reading_on = False  # its client has gone, and its answer is read on for the usage
+    close: Callable[[], None]  # to be called at the end of that: makes the record
         self.request_id = request_id
         self.started = started  # monotonic clock: a loop's own may be cut to milliseconds
         self.started_at = started_at  # Unix seconds

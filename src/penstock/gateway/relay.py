@@ -76,15 +76,13 @@ class Relay:
 
     async def copy(self, answer: Answer) -> None:
         """Wait until a committed answer has been copied, all but its end. Raises Refusal when it was cut off."""
-        outcome = "ok"
+        exchange = self._exchange
         try:
             await answer.end()
         except asyncio.CancelledError:
-            outcome = "cancelled"
-            answer.abort()
+            answer.leave(exchange, exchange.waited)
             raise
-        finally:
-            note(self._exchange, answer, self._exchange.waited, outcome)
+        note(exchange, answer, exchange.waited)
         if answer.failure is not None:
             raise refusal_for(answer.failure, answer.target)
 

@@ -158,6 +158,15 @@ class ClientConnection:
         self.deadline = self.pool.swept + self.pool.deadlines.idle
         self.total_deadline = self._total
 
+    def outlast(self) -> None:
+        """Whose patience it was has gone, and the answer is read on all the same."""
+        self.total_deadline = self._total
+
+    def await_end(self, seconds: float) -> None:
+        """All that matters has come: from here on, silence for so long ends the answer."""
+        if not self._paused:
+            self.deadline = self.pool.swept + seconds
+
     def pause(self) -> None:
         """Stop reading: the client does not keep up."""
         if self.sink is not None and not self._paused:
@@ -178,12 +187,16 @@ class ClientConnection:
             self._leave()
             self.transport.abort()
 
+    def hurry(self, seconds: float) -> None:
+        """What is left of this answer has so long and no longer."""
+        self.total_deadline = min(self.total_deadline, self.pool.now() + seconds)
+
     def detach(self) -> None:
         """The rest of this answer does not matter: keep the connection if it ends within a moment."""
         if self.sink is not None:
             self.resume()
             self.sink = _DRAIN
-            self.total_deadline = self.pool.now() + DRAIN_SECONDS
+            self.hurry(DRAIN_SECONDS)
 
     def discard(self) -> None:
         """Close a connection that never reached the pool."""
@@ -352,13 +365,14 @@ class Pool:
                 return connection
         return None
 
-    async def connect(self) -> ClientConnection:
+    async def connect(self, patience: float = NEVER) -> ClientConnection:
         """A connection to send on: a new one, or one that was given back while waiting for a place.
 
-        Raises PoolError: TIMEOUT_POOL, CONNECT or TIMEOUT_CONNECT. Cancelled, it leaves nothing behind.
+        `patience`: when, on the loop's clock, nobody waits any more for an answer. Raises PoolError: TIMEOUT_POOL,
+        CONNECT, TIMEOUT_CONNECT or, once patience is at its end, TIMEOUT_TOTAL. Cancelled, it leaves nothing behind.
         """
         while self.open >= self._max:
-            connection = await self._await_place()
+            connection = await self._await_place(patience)
             if connection is None:
                 break
             if not connection.transport.is_closing():  # else it died on its way here, and its place went on
@@ -367,14 +381,16 @@ class Pool:
             self.open += 1
         connected: ClientConnection | None = None
         try:
-            async with asyncio.timeout(self.deadlines.connect):
+        left = patience - self.now()
+            async with asyncio.timeout(min(self.deadlines.connect, left)):
                 connected = await self._connect()
             if self._closed or connected.transport.is_closing():
                 connected.discard()
                 connected = None
                 raise PoolError(FailureKind.CONNECT, "closed the connection as soon as it was made")
         except TimeoutError:
-            raise PoolError(FailureKind.TIMEOUT_CONNECT, "could not be reached in time") from None
+            kind = FailureKind.TIMEOUT_CONNECT if left > self.deadlines.connect else FailureKind.TIMEOUT_TOTAL
+            raise PoolError(kind, "could not be reached in time") from None
         except UnicodeError as error:  # of the codec for internationalised names
             raise PoolError(FailureKind.CONNECT, "could not be reached (its name is not valid)") from error
         except OSError as error:
@@ -385,16 +401,18 @@ class Pool:
         self.connections.add(connected)
         return connected
 
-    async def _await_place(self) -> ClientConnection | None:
+    async def _await_place(self, patience: float) -> ClientConnection | None:
         """Wait for a connection given back, or (None) for the right to make one, already counted in `open`."""
         waiter: asyncio.Future[ClientConnection | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         try:
-            async with asyncio.timeout(self._wait):
+        left = patience - self.now()
+            async with asyncio.timeout(min(self._wait, left)):
                 return await waiter
         except TimeoutError:
             self._return_unused(waiter)
-            raise PoolError(FailureKind.TIMEOUT_POOL, "has all its connections in use") from None
+            kind = FailureKind.TIMEOUT_POOL if left > self._wait else FailureKind.TIMEOUT_TOTAL
+            raise PoolError(kind, "has all its connections in use") from None
         except asyncio.CancelledError:
             self._return_unused(waiter)
             raise

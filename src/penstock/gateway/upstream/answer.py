@@ -4,7 +4,8 @@ Until the commit point (see DESIGN: the first event with content, reasoning, ref
 reaches the client, so a failure is still an ordinary error answer. From then on bytes go straight into the `Output`,
 from callback to callback: no queue, no task. The end is withheld: the caller writes it after the record is made.
 
-However it ends, well, badly or given up, its lane is told so, once.
+However it ends, well, badly or given up, its lane is told so, once. One whose client has gone is cut off in that
+moment; or, where its provider is configured so, read on for its usage, without a client, within the same deadlines.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from penstock.types import Attempt, Target, milliseconds
 
 HELD_BYTES = 64 * 1024
 MAX_ERROR_BYTES = 256 * 1024
+ERROR_SECONDS = 5.0  # for the words of an error whose status is known
 
 
 class Output(Protocol):
@@ -47,6 +49,7 @@ class Answer:
     _connection: ClientConnection | None = None
     _ended: asyncio.Future[None] | None = None
     _error_status = 0
+    _left: tuple[Exchange, float] | None = None  # once its client has gone and it is read on
     _headers: HeaderList = []  # noqa: RUF012  # replaced, never changed
     _size = 0
 
@@ -82,6 +85,18 @@ class Answer:
             else:
                 lane.dropped(self._admission)
 
+    def leave(self, exchange: Exchange, waited: float) -> None:
+        """The client has gone: cut the upstream off, or read on for the usage, which closes the exchange at its end."""
+        if self._connection is None or self._entry.config.on_hangup == "abort":
+            self.abort()
+            note(exchange, self, waited, "cancelled")
+            return
+        self._output = None  # and so what follows is bounded as an answer that is not streamed
+        self._left = exchange, waited
+        exchange.reading_on = True
+        self._connection.outlast()
+        self._connection.resume()
+
     def fail(self, failure: Failure) -> None:
         """It ended badly."""
         self.failure = failure
@@ -108,6 +123,7 @@ class Answer:
         if not 200 <= status < 300:
             self._error_status = status
             self._headers = connection.headers()
+            connection.hurry(ERROR_SECONDS)
         if self._lane is not None and self._lane.gate.pressed:
             self._lane.hear(connection.headers())
 
@@ -125,14 +141,14 @@ class Answer:
             return
         try:
             out = self.reader.feed(data)
+            if out:
+                self._push(out)
         except ProviderFault as fault:
             self.fail(fault.failure)
             return
         except BaseException:
             self._fail_unread()
             raise
-        if out:
-            self._push(out)
         if self.reader.done:
             self._finish()
 
@@ -140,20 +156,26 @@ class Answer:
         if self._connection is None:
             return
         if self._error_status:
-            body = b"".join(self._held)
-            self.fail(self._entry.provider.failure(self._error_status, self._headers, body))
+            self._fail_refused()
         else:
             self._finish()
 
     def on_fault(self, kind: FailureKind, message: str) -> None:
-        if self._connection is not None:
+        if self._connection is None:
+            return
+        if self._error_status:  # it was refused, whatever became of the words for it
+            self._fail_refused()
+        else:
             self.fail(Failure(kind, f"The provider '{self.target.provider}' {message}."))
 
     # -- inside
 
     def _push(self, out: bytes) -> None:
         output = self._output
-        assert output is not None
+        if output is None:
+            if self.reader.committed and not self.committed:
+                self._begin()
+            return
         if self.committed:
             output.write(out)
             return
@@ -164,26 +186,34 @@ class Answer:
 
     def _commit(self) -> None:
         assert self._output is not None
-        assert self._connection is not None
-        self.committed = True
-        self.first_event = time.monotonic()
-        self._connection.first_event_seen()
+        self._begin()
         self._output.commit(self, b"".join(self._held))
         self._held = []
         if not self.outcome.done():
             self.outcome.set_result(None)
 
+    def _begin(self) -> None:
+        """The first event has come."""
+        assert self._connection is not None
+        self.committed = True
+        self.first_event = time.monotonic()
+        self._connection.first_event_seen()
+        if self._admission is Admission.PROBE and self._lane is not None:
+            # It answers: others need not wait until this answer has ended, which may take minutes.
+            self._lane.health.found_alive()
+            self._admission = Admission.CALL
+
     def _finish(self) -> None:
         try:
             self.tail = self.reader.close()
+            if self._output is not None and not self.committed:
+                self._commit()
         except ProviderFault as fault:
             self.fail(fault.failure)
             return
         except BaseException:
             self._fail_unread()
             raise
-        if self._output is not None and not self.committed:
-            self._commit()
         connection, self._connection = self._connection, None
         if connection is not None:
             if self.reader.aborts:
@@ -201,8 +231,12 @@ class Answer:
         if connection is not None:
             connection.abort()
 
+    def _fail_refused(self) -> None:
+        """It ended in an error status."""
+        self.fail(self._entry.provider.failure(self._error_status, self._headers, b"".join(self._held)))
+
     def _fail_unread(self) -> None:
-        """The reader broke, which is our fault: its error goes to the log, and the request must not wait for ever."""
+        """Reader or output broke, which is our fault: the error goes to the log, and the request must not wait on."""
         self.fail(self._malformed("gave an answer that could not be read"))
 
     def _settle(self) -> None:
@@ -210,6 +244,11 @@ class Answer:
             self.outcome.set_result(None)
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
+        if self._left is not None:
+            exchange, waited = self._left
+            self._left = None
+            note(exchange, self, waited)
+            exchange.close()
 
     def _malformed(self, what: str) -> Failure:
         return Failure(FailureKind.MALFORMED, f"The provider '{self.target.provider}' {what}.")

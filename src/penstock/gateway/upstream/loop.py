@@ -124,7 +124,7 @@ class Upstreams:
                 call = await prepared(entry, call, exchange.patience)
             # What closed one idle connection closed others, too: afresh means on a new one.
             connection = None if attempt.afresh else entry.pool.take()
-            answer.send(connection or await entry.pool.connect(), call, exchange.patience)
+            answer.send(connection or await entry.pool.connect(exchange.patience), call, exchange.patience)
             await answer.outcome
         except PoolError as error:
             failure = error.failure
@@ -132,8 +132,7 @@ class Upstreams:
         except ProviderFault as fault:
             answer.fail(fault.failure)
         except asyncio.CancelledError:
-            answer.abort()
-            note(exchange, answer, attempt.wait, "cancelled")
+            answer.leave(exchange, attempt.wait)
             raise
         except BaseException:
             answer.abort()
@@ -147,3 +146,5 @@ def _held_back(kind: FailureKind, target: Target, wait: float) -> Failure:
         return Failure(kind, message, 429, retry_after=wait)
     message = f"The provider '{target.provider}' has failed lately and is left alone."
     return Failure(kind, message, 503, retry_after=wait)
+            if lane.gate.pressed:
+                lane.gate.ended()  # the turn that was given goes to the next in line

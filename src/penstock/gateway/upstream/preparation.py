@@ -24,7 +24,7 @@ async def prepared(entry: Entry, steps: Preparation, patience: float) -> Call:
 
 
 async def _ask(entry: Entry, call: Call, patience: float) -> Reply:
-    connection = entry.pool.take() or await entry.pool.connect()
+    connection = entry.pool.take() or await entry.pool.connect(patience)
     sink = _Collect(entry.provider.name, entry.config.max_answer_bytes)
     connection.send(call.head, call.body, sink, entry.config.deadlines, patience)
     try:

@@ -86,7 +86,7 @@ class Gate:
         """Wait for a turn, at most until `until`; False, at once, when it would not come by then."""
         now = self._clock()
         if now - self._last > CALM:
-            self._relax()
+            self._relax(now)
             return True
         if not self._line and self._has_room() and self._opens_at() <= now:
             self._pass(now)
@@ -175,10 +175,11 @@ class Gate:
             self.pace = max(PACE_LEAST, min(self.pace, in_flight) * DECREASE)
         self._grown = now
 
-    def _relax(self) -> None:
+    def _relax(self, now: float) -> None:
         self.pressed = False
         self.limit = self.pace = INFINITE
         self.next_at = self.closed_until = 0.0
+        self._serve(now)  # all who are in the line: nobody else would think of them
 
     def _has_room(self) -> bool:
         return self._health.outstanding + self._granted + 1 <= self.limit

@@ -39,7 +39,7 @@ class Verdict(Enum):
 
 
 _VERDICTS = {
-    FailureKind.STALE: Verdict.AFRESH,  # a new connection cannot be stale, so this comes once in a row
+    FailureKind.STALE: Verdict.AFRESH,  # once for each target; from then on as AGAIN
     FailureKind.UNHEALTHY: Verdict.SKIPPED,
     FailureKind.PRESSED: Verdict.SKIPPED,
     FailureKind.CONNECT: Verdict.AGAIN,
@@ -126,6 +126,7 @@ class Attempts:
         "_targets",
         "_tried",
         "_waited",
+        "_refreshed",
         "first_failure",
         "stopped",
     )
@@ -156,8 +157,10 @@ class Attempts:
 
     def after(self, target: Target, failure: Failure, now: float) -> Try | None:
         """The attempt that follows one at `target` that ended in `failure`; None when there is none."""
+        self._refreshed: set[str] = set()  # repeated at once, on a new connection
         allowed = verdict(failure)
-        if allowed is Verdict.AFRESH:
+        if allowed is Verdict.AFRESH and target.key not in self._refreshed:
+            self._refreshed.add(target.key)
             return Try(target, afresh=True)
         if allowed is not Verdict.SKIPPED:
             self._made += 1
