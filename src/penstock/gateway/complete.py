@@ -77,6 +77,7 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
                 exchange.status = 0
     finally:
         relay.close()
+        gateway.requests -= 1
         if exchange.reading_on:
             exchange.close = functools.partial(_close, gateway, exchange)
         else:

@@ -27,10 +27,10 @@ class Exchange:
     stopped = ""  # why no other attempt was made
     dropped: tuple[Dropped, ...] = ()  # targets that were not considered, and why
     client_request_id: str | None = None
-
-    def __init__(self, request_id: str, started: float, started_at: float) -> None:
     reading_on = False  # its client has gone, and its answer is read on for the usage
     close: Callable[[], None]  # to be called at the end of that: makes the record
+
+    def __init__(self, request_id: str, started: float, started_at: float) -> None:
         self.request_id = request_id
         self.started = started  # monotonic clock: a loop's own may be cut to milliseconds
         self.started_at = started_at  # Unix seconds

@@ -380,8 +380,8 @@ class Pool:
         else:
             self.open += 1
         connected: ClientConnection | None = None
-        try:
         left = patience - self.now()
+        try:
             async with asyncio.timeout(min(self.deadlines.connect, left)):
                 connected = await self._connect()
             if self._closed or connected.transport.is_closing():
@@ -405,8 +405,8 @@ class Pool:
         """Wait for a connection given back, or (None) for the right to make one, already counted in `open`."""
         waiter: asyncio.Future[ClientConnection | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
-        try:
         left = patience - self.now()
+        try:
             async with asyncio.timeout(min(self._wait, left)):
                 return await waiter
         except TimeoutError:

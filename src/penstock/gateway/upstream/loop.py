@@ -115,6 +115,8 @@ class Upstreams:
         now = self._clock()
         admission = health.admit(now)
         if admission is Admission.NO:
+            if lane.gate.pressed:
+                lane.gate.ended()  # the turn that was given goes to the next in line
             return _held_back(FailureKind.UNHEALTHY, target, health.ready_at(now) - now)
         exchange.calls += 1
         answer = Answer(lane, admission, target, reader, output if asked.stream else None)
@@ -146,5 +148,3 @@ def _held_back(kind: FailureKind, target: Target, wait: float) -> Failure:
         return Failure(kind, message, 429, retry_after=wait)
     message = f"The provider '{target.provider}' has failed lately and is left alone."
     return Failure(kind, message, 503, retry_after=wait)
-            if lane.gate.pressed:
-                lane.gate.ended()  # the turn that was given goes to the next in line

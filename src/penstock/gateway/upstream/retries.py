@@ -120,13 +120,13 @@ class Attempts:
         "_out",
         "_patience",
         "_ready_at",
+        "_refreshed",
         "_retries",
         "_round",
         "_spend",
         "_targets",
         "_tried",
         "_waited",
-        "_refreshed",
         "first_failure",
         "stopped",
     )
@@ -151,13 +151,13 @@ class Attempts:
         self._made = 0
         self._round = 0
         self._waited = 0.0
+        self._refreshed: set[str] = set()  # repeated at once, on a new connection
         self._tried: set[str] = set()  # in this round
         self._out: set[str] = set()  # not again in this request
         self._asked: dict[str, float] = {}  # not before, as the upstream asked
 
     def after(self, target: Target, failure: Failure, now: float) -> Try | None:
         """The attempt that follows one at `target` that ended in `failure`; None when there is none."""
-        self._refreshed: set[str] = set()  # repeated at once, on a new connection
         allowed = verdict(failure)
         if allowed is Verdict.AFRESH and target.key not in self._refreshed:
             self._refreshed.add(target.key)
