@@ -54,19 +54,23 @@ METRICS = (
     Metric("penstock_connections_open", "gauge", "Client connections open now."),
     Metric("penstock_attempts_total", "counter", "Calls to upstreams.", ("provider", "outcome")),
     Metric("penstock_auth_failures_total", "counter", "Requests refused for their key.", ("reason",)),
+    Metric("penstock_config_reloads_total", "counter", "Readings of a changed configuration.", ("outcome",)),
+    Metric("penstock_config_last_reload_successful", "gauge", "Whether what the configuration file says is served."),
 )
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
     """Parent, first message: serve `config` on the inherited listening sockets `listen_fds`.
 
-    `engines`: the address of each local engine by provider name.
+    `engines`: the address of each local engine by provider name. `version` is that of the configuration: a later one
+    has a greater number.
     """
 
     worker: int
     config: Config
     listen_fds: tuple[int, ...]
     engines: dict[str, EngineAddress] = {}
+    version: int = 0
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -97,6 +101,31 @@ class Health(msgspec.Struct, frozen=True, tag=True):
 
     store_ok: bool
     engines_down: dict[str, str]
+
+
+class Reconfigure(msgspec.Struct, frozen=True, tag=True):
+    """Parent: from the next request on, serve `config` with these engines; `health` is as things are with them.
+
+    Of `config.server` only what `penstock.config.changes` calls reloaded may differ from before.
+    """
+
+    version: int
+    config: Config
+    engines: dict[str, EngineAddress]
+    health: Health
+
+
+class Reconfigured(msgspec.Struct, frozen=True, tag=True):
+    """Worker: the configuration of that version is served; or, because of `problem`, the one before it still is."""
+
+    version: int
+    problem: str = ""
+
+
+class Settled(msgspec.Struct, frozen=True, tag=True):
+    """Worker: no request here goes by a configuration before that of `version` any more."""
+
+    version: int
 
 
 class SnapshotRequest(msgspec.Struct, frozen=True, tag=True):
@@ -131,7 +160,20 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
     limit: float
 
 
-Message = Start | Ready | KeyLookup | KeyAnswer | KeysChanged | Health | SnapshotRequest | Snapshot | Drain
+Message = (
+    Start
+    | Ready
+    | KeyLookup
+    | KeyAnswer
+    | KeysChanged
+    | Health
+    | Reconfigure
+    | Reconfigured
+    | Settled
+    | SnapshotRequest
+    | Snapshot
+    | Drain
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

@@ -3,9 +3,11 @@
 `shapes` declares the settings; `reading` makes a Config of a file, the environment and the command line, with
 `typed` (types, ranges, unknown names), `serving`, `upstreams` and `routes` (one table each), `files` (what is
 pointed at) and `lines` (where in the file). What is wrong becomes a `Problem`; nothing is ever half accepted.
+`changes` says what a running server takes of a new one.
 """
 
 from penstock.config.address import Address, parse_listen
+from penstock.config.changes import Changes, changes
 from penstock.config.problems import ConfigError, Problem
 from penstock.config.reading import default, load, override
 from penstock.config.shapes import (
@@ -25,6 +27,7 @@ from penstock.config.summary import summary
 __all__ = [
     "Address",
     "Breaker",
+    "Changes",
     "Config",
     "ConfigError",
     "Deadlines",
@@ -36,6 +39,7 @@ __all__ = [
     "Server",
     "TargetConfig",
     "Upstream",
+    "changes",
     "default",
     "load",
     "override",

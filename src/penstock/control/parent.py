@@ -18,10 +18,8 @@ import asyncio
 import importlib
 import logging
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -33,9 +31,12 @@ import msgspec
 from penstock import data_dir, link
 from penstock.config import Config, Upstream
 from penstock.control import greeting, keys, workers
+from penstock.control.engines import Engines, Running
 from penstock.control.metrics import Metrics
+from penstock.control.reloading import ConfigFile, NotApplied, Reloader
 from penstock.control.sockets import Listener, ListenError
-from penstock.engine.process import Engine, UnusableDirectory
+from penstock.control.terminal import Terminal
+from penstock.engine.process import UnusableDirectory
 from penstock.engine.spec import EngineSpec
 from penstock.link import KeyAnswer, KeyLookup, SeriesValue
 from penstock.providers.llama import LlamaSettings, model_file
@@ -47,7 +48,7 @@ ADMIN = "penstock.control.admin"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SCRAPE_LIMIT = 0.5
 READY_LIMIT = 60.0
-ENGINE_WAIT = 5.0
+APPLY_LIMIT = 10.0
 FIRST_KEY = "first-key"
 ADMIN_KEY = "admin-key"
 
@@ -69,27 +70,30 @@ PROBLEMS = (
 )
 
 
-async def serve(config: Config, source: str, command: Sequence[str] = workers.COMMAND) -> int:
-    """Serve until a signal; the exit status. `source` says where the configuration came from; `command` starts a
-    worker, given the descriptor of its link."""
+async def serve(
+    config: Config, source: str, command: Sequence[str] = workers.COMMAND, file: ConfigFile | None = None
+) -> int:
+    """Serve until a signal; the exit status. `source` says where the configuration came from, `file` how to read it
+    again; `command` starts a worker, given the descriptor of its link."""
     loop = asyncio.get_running_loop()
     try:
-        parent = Parent(config, source, command)
+        parent = Parent(config, source, command, file)
         for number in SIGNALS:
             loop.add_signal_handler(number, parent.interrupt)
+        loop.add_signal_handler(signal.SIGHUP, parent.hang_up)
         return await parent.run()
     except PROBLEMS as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     finally:
-        for number in SIGNALS:
+        for number in (*SIGNALS, signal.SIGHUP):
             loop.remove_signal_handler(number)
 
 
 class Parent:
     """One server, from its start to its end."""
 
-    def __init__(self, config: Config, source: str, command: Sequence[str]) -> None:
+    def __init__(self, config: Config, source: str, command: Sequence[str], file: ConfigFile | None) -> None:
         self._config = config
         self._source = source
         self._command = command
@@ -101,8 +105,10 @@ class Parent:
         self._answering: set[asyncio.Task[None]] = set()
         self._admin_stop = asyncio.Event()
         self._listeners: list[Listener] = []
-        self._runtime_dir: Path | None = None
-        self._engines: list[Engine] = []
+        self._terminal = Terminal()
+        self._engines = Engines(self._start, self._tell_health)
+        self._reloader = Reloader(file, config, self._apply)
+        self._reloading: asyncio.Task[None] | None = None
         self._metrics = Metrics()
         self._lookups = keys.Lookups(self._environment_key, self._keys_changed, lambda _ok: self._tell_health())
         self._workers: workers.Workers | None = None
@@ -117,6 +123,13 @@ class Parent:
                 self._workers.kill()
         self._stop.set()
 
+    def hang_up(self) -> None:
+        """SIGHUP: the terminal is gone, which ends what it started; else the configuration is to be read again."""
+        if self._terminal.gone():
+            self.interrupt()
+        else:
+            self._reloader.ask()
+
     async def run(self) -> int:
         """Serve until interrupted; raises one of PROBLEMS when it cannot."""
         stopping = asyncio.create_task(self._stop.wait())
@@ -127,6 +140,8 @@ class Parent:
             if self._failure.done():
                 self._failure.result()
             preparing.cancel()
+            if self._reloading is not None:
+                self._reloading.cancel()
             await self._drain()
             return 1 if self._stopped_hard else 0
         finally:
@@ -141,33 +156,17 @@ class Parent:
         directory = data_dir.prepare(server.data_dir)
         edge = self._listen(server.listen, "--listen")
         self._listen(server.admin_listen, "--admin-listen")
-        locals_ = {name: upstream for name, upstream in self._config.providers.items() if upstream.type == "llama"}
-        if locals_:
-            self._runtime_dir = Path(tempfile.mkdtemp(prefix="penstock-"))
-            self._engines = [self._engine(name, upstream, self._runtime_dir) for name, upstream in locals_.items()]
-        start = link.Start(0, self._config, edge.descriptors, {engine.name: engine.address for engine in self._engines})
+        self._engines.follow(_specs(self._config))
+        start = link.Start(0, self._config, edge.descriptors, self._engines.addresses)
         handlers = workers.Handlers(self._look_up, self._metrics.update, self._metrics.retire)
         self._workers = workers.Workers(server.workers, start, handlers, self._health(), self._command)
         self._running = self._start(self._workers.run())
-        for engine in self._engines:
-            self._start(_keep(engine))
         return directory
 
     def _listen(self, listen: str, option: str) -> Listener:
         listener = Listener(listen, option)
         self._listeners.append(listener)
         return listener
-
-    def _engine(self, name: str, upstream: Upstream, directory: Path) -> Engine:
-        settings = msgspec.convert(upstream.settings, LlamaSettings)
-        spec = EngineSpec(
-            str(model_file(settings)),
-            settings.context,
-            settings.parallel,
-            settings.threads,
-            connections=self._config.server.workers * upstream.max_connections + 64,
-        )
-        return Engine(name, spec, directory, self._tell_health)
 
     async def _prepare(self, directory: Path) -> None:
         """Bring up what needs heavy imports, then greet."""
@@ -187,6 +186,7 @@ class Parent:
         edge, control = self._listeners
         place = greeting.Place(edge.bound, control.bound, line, first)
         print(greeting.greeting(self._config, self._source, place), file=sys.stderr, flush=True)
+        self._reloading = self._start(self._reloader.run())
 
     def _serve_admin(self, admin: ModuleType, directory: Path) -> Coroutine[Any, Any, None]:
         key = _environment_key("PENSTOCK_ADMIN_KEY")
@@ -249,8 +249,7 @@ class Parent:
             self._workers.broadcast(link.KeysChanged())
 
     def _health(self) -> link.Health:
-        down = {engine.name: engine.down for engine in self._engines if engine.down is not None}
-        return link.Health(self._keys is not None and self._lookups.store_ok, down)
+        return link.Health(self._keys is not None and self._lookups.store_ok, self._engines.down)
 
     def _tell_health(self) -> None:
         if self._workers is not None:
@@ -259,7 +258,28 @@ class Parent:
     async def _scrape(self) -> Sequence[SeriesValue]:
         assert self._workers is not None
         await self._workers.scrape(SCRAPE_LIMIT)
-        return self._metrics.merged()
+        return (*self._metrics.merged(), *self._reloader.series())
+
+    async def _apply(self, config: Config) -> int:
+        """Have every worker serve another configuration; how many do. Raises NotApplied."""
+        assert self._workers is not None
+        try:
+            unwanted = self._engines.follow(_specs(config))
+        except UnusableDirectory as error:
+            raise NotApplied([str(error)]) from error
+        self._config = config
+        applied = await self._workers.reconfigure(config, self._engines.addresses, self._health(), APPLY_LIMIT)
+        if unwanted:
+            self._start(self._stop_engines(unwanted, applied.version))
+        if applied.problems:
+            raise NotApplied(applied.problems)
+        return applied.workers
+
+    async def _stop_engines(self, unwanted: Sequence[Running], version: int) -> None:
+        """Stop engines that the configuration of that version does not have, when no request is answered by them."""
+        assert self._workers is not None
+        await self._workers.settled(version)
+        await self._engines.stop(unwanted)
 
     # -- the end
 
@@ -273,8 +293,7 @@ class Parent:
     async def _close(self) -> None:
         """Undo, from the last step to the first, whatever was done; each step whatever became of the others."""
         async with AsyncExitStack() as stack:
-            if self._runtime_dir is not None:
-                stack.callback(shutil.rmtree, self._runtime_dir, ignore_errors=True)
+            stack.callback(self._engines.close)
             for listener in self._listeners:
                 stack.callback(listener.close)
             stack.push_async_callback(self._close_keys)
@@ -296,14 +315,21 @@ class Parent:
             await self._keys.close()
 
 
-async def _keep(engine: Engine) -> None:
-    """Run an engine, also when the system could not start its process."""
-    while True:
-        try:
-            await engine.run()
-        except OSError as error:
-            _log.error("engine %s cannot be started: %s", engine.name, error.strerror or error)
-        await asyncio.sleep(ENGINE_WAIT)
+def _specs(config: Config) -> dict[str, EngineSpec]:
+    """The local models that the configuration has, by their providers' names."""
+    workers = config.server.workers
+    return {name: _spec(upstream, workers) for name, upstream in config.providers.items() if upstream.type == "llama"}
+
+
+def _spec(upstream: Upstream, workers: int) -> EngineSpec:
+    settings = msgspec.convert(upstream.settings, LlamaSettings)
+    return EngineSpec(
+        str(model_file(settings)),
+        settings.context,
+        settings.parallel,
+        settings.threads,
+        connections=workers * upstream.max_connections + 64,
+    )
 
 
 def _load(name: str) -> ModuleType:

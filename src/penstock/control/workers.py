@@ -25,6 +25,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from penstock import link
+from penstock.config import Config
+from penstock.types import EngineAddress
 
 # -P: a module of ours must not be found in the current directory
 COMMAND = (sys.executable, "-P", "-m", "penstock.gateway.worker")
@@ -34,12 +36,21 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
 STEADY = 30.0  # seconds of life after which a death counts as the first again
 LINK_GRACE = 3.0  # from the end of the link to the end of the process
 DRAIN_GRACE = 3.0  # what a worker may take beyond its drain limit
+NOTHING = float("inf")  # later than any configuration: what a slot without a worker goes by
 
 _log = logging.getLogger("penstock.workers")
 
 
 class StartFailed(Exception):
     """A worker ended before it was ready; the message says how."""
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """A configuration was given to `workers`; `problems`: why some of them do not serve it, in words."""
+
+    version: int
+    workers: int
+    problems: tuple[str, ...]
 
 
 class Handlers(msgspec.Struct, frozen=True):
@@ -63,7 +74,8 @@ class Workers:
         self._slots = [_Slot(number) for number in range(count)]
         self._stopping = asyncio.Event()
         self._refs = itertools.count(1)
-        self._scrapes: dict[int, _Scrape] = {}
+        self._questions: dict[int, _Question] = {}
+        self._moved = asyncio.Event()  # a slot's oldest configuration did
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())  # looked at, even if unused
         """Done when every worker was ready once; fails with StartFailed."""
@@ -89,19 +101,40 @@ class Workers:
 
     async def scrape(self, within: float) -> None:
         """Have every ready worker's metrics handed over, of those that answer in time."""
-        asked = {slot.number for slot in self._slots if slot.channel is not None and slot.ready}
-        if not asked:
-            return
         ref = next(self._refs)
-        scrape = self._scrapes[ref] = _Scrape(asked, asyncio.Event())
+        asked = {slot.number for slot in self._slots if slot.channel is not None and slot.ready}
+        await self._ask(ref, link.SnapshotRequest(ref), asked, within)  # of who is silent, the last known stands
+
+    async def reconfigure(
+        self, config: Config, engines: dict[str, EngineAddress], health: link.Health, within: float
+    ) -> Applied:
+        """Have every worker serve another configuration, those too that start from now on."""
+        version = next(self._refs)
+        self._start = msgspec.structs.replace(self._start, version=version, config=config, engines=engines)
+        self._health = health
+        asked = {slot.number for slot in self._slots if slot.channel is not None}
+        question = await self._ask(version, link.Reconfigure(version, config, engines, health), asked, within)
+        silent = [f"worker {number} did not answer within {within:.0f} s" for number in sorted(question.missing)]
+        return Applied(version, len(self._slots), (*question.problems, *silent))
+
+    async def settled(self, version: int) -> None:
+        """Return when no request in any worker goes by a configuration before this one."""
+        while any(slot.oldest < version for slot in self._slots):
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def _ask(self, ref: int, message: link.Message, asked: set[int], within: float) -> _Question:
+        """Put a question to some workers; returns when all have answered or ended, or the time is over."""
+        question = self._questions[ref] = _Question(asked)
         try:
-            self.broadcast(link.SnapshotRequest(ref))
+            self.broadcast(message)
             async with asyncio.timeout(within):
-                await scrape.answered.wait()
+                await question.answered.wait()
         except TimeoutError:
-            pass  # the last known stands
+            pass
         finally:
-            del self._scrapes[ref]
+            del self._questions[ref]
+        return question
 
     async def drain(self, limit: float) -> None:
         """Let answers in progress end within `limit` seconds; then kill what is left. Returns when all have ended."""
@@ -158,6 +191,7 @@ class Workers:
                 ours, lambda message: self._on_message(slot, message), lambda: self._on_closed(slot)
             )
             slot.channel.send(msgspec.structs.replace(self._start, worker=slot.number))
+            slot.oldest = self._start.version
             slot.channel.send(self._health)
             if self._stopping.is_set():
                 slot.kill()
@@ -186,9 +220,10 @@ class Workers:
         slot.ended.set()
 
     def _leave(self, slot: _Slot) -> None:
-        slot.channel, slot.ready = None, False
-        for scrape in self._scrapes.values():
-            scrape.answer(slot.number)
+        slot.channel, slot.ready, slot.oldest = None, False, NOTHING
+        self._moved.set()
+        for question in self._questions.values():
+            question.answer(slot.number)
 
     def _on_message(self, slot: _Slot, message: link.Message) -> None:
         match message:
@@ -202,11 +237,20 @@ class Workers:
                     self._handlers.lookup(message, channel.send)
             case link.Snapshot():
                 self._handlers.snapshot(slot.number, message)
-                scrape = self._scrapes.get(message.ref)
-                if scrape is not None:
-                    scrape.answer(slot.number)
+                self._answer(message.ref, slot)
+            case link.Reconfigured():
+                problem = message.problem and f"worker {slot.number} goes on by the old one: {message.problem}"
+                self._answer(message.version, slot, problem)
+            case link.Settled():
+                slot.oldest = message.version
+                self._moved.set()
             case _:
                 _log.error("worker %d sent an unexpected %s", slot.number, type(message).__name__)
+
+    def _answer(self, ref: int, slot: _Slot, problem: str = "") -> None:
+        question = self._questions.get(ref)
+        if question is not None:
+            question.answer(slot.number, problem)
 
     def _on_closed(self, slot: _Slot) -> None:
         self._leave(slot)
@@ -225,6 +269,7 @@ class _Slot:
         self.channel: link.Channel | None = None
         self.ready = False
         self.was_ready = False
+        self.oldest: float = NOTHING  # the version of the oldest configuration that a request there may go by
         self.closed = asyncio.Event()
         self.ended = asyncio.Event()
         self.ended.set()
@@ -234,16 +279,21 @@ class _Slot:
             _kill(self.process)
 
 
-class _Scrape:
-    """One question to several workers for their metrics."""
+class _Question:
+    """One question to several workers. `missing`: those that have not answered; `problems`: what others said."""
 
-    def __init__(self, asked: set[int], answered: asyncio.Event) -> None:
-        self._missing = asked
-        self.answered = answered
+    def __init__(self, asked: set[int]) -> None:
+        self.missing = asked
+        self.problems: list[str] = []
+        self.answered = asyncio.Event()
+        if not asked:
+            self.answered.set()
 
-    def answer(self, worker: int) -> None:
-        self._missing.discard(worker)
-        if not self._missing:
+    def answer(self, worker: int, problem: str = "") -> None:
+        self.missing.discard(worker)
+        if problem:
+            self.problems.append(problem)
+        if not self.missing:
             self.answered.set()
 
 

@@ -15,7 +15,6 @@ takes its engines with it. What does not stop in time is killed. Tokens travel b
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import re
@@ -61,7 +60,7 @@ class Engine:
         self.pid: int | None = None
         self._spec = spec
         self._on_change = on_change
-        self.address = EngineAddress(uds=_socket_path(runtime_dir, name), token=secrets.token_urlsafe(32))
+        self.address = EngineAddress(uds=_socket_path(runtime_dir), token=secrets.token_urlsafe(32))
 
     async def run(self) -> None:
         """Keep the engine running until cancelled; then stop it."""
@@ -131,8 +130,9 @@ class Engine:
         self._on_change()
 
 
-def _socket_path(runtime_dir: Path, name: str) -> str:
-    """The socket's path in a directory made private. Names hold any character, so the file's name is a digest."""
+def _socket_path(runtime_dir: Path) -> str:
+    """The socket's path in a directory made private. Its name is random: an engine and its successor, of the same
+    provider, may run side by side."""
     try:
         runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = runtime_dir.stat()
@@ -142,7 +142,7 @@ def _socket_path(runtime_dir: Path, name: str) -> str:
             runtime_dir.chmod(0o700)
     except OSError as error:
         raise UnusableDirectory(f"cannot use {runtime_dir} for the engines' sockets: {error.strerror}") from error
-    path = str(runtime_dir.absolute() / f"{hashlib.sha256(name.encode()).hexdigest()[:12]}.sock")
+    path = str(runtime_dir.absolute() / f"{secrets.token_hex(6)}.sock")
     if len(os.fsencode(path)) > MAX_SOCKET_PATH:
         raise UnusableDirectory(
             f"the engine's socket would be {path}, which is {len(os.fsencode(path))} bytes long; "

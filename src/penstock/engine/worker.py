@@ -94,6 +94,7 @@ def main() -> None:
     """Serve one assignment."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # llama.cpp may print: keep standard output for the report alone.
     report_to = os.dup(1)
     os.dup2(2, 1)

@@ -11,7 +11,7 @@ import functools
 import ipaddress
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -46,7 +46,7 @@ class Api:
         self.auth = auth
         self.store_ok = True
         self._ids = ids
-        self._proxies = tuple(ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies)
+        self.trust(trusted_proxies)
         self._created = int(time.time())
         self._routes: dict[bytes, tuple[bytes, _Handler]] = {
             b"/v1/chat/completions": (b"POST", self._chat),
@@ -56,6 +56,10 @@ class Api:
             b"/health": (b"GET", self._health),
             b"/ready": (b"GET", self._ready),
         }
+
+    def trust(self, proxies: Sequence[str]) -> None:
+        """Believe the x-forwarded-for of these addresses and networks, and of no others."""
+        self._proxies = tuple(ipaddress.ip_network(proxy, strict=False) for proxy in proxies)
 
     # -- called by the edge
 
@@ -156,8 +160,9 @@ class Api:
 
     async def _ready(self, request: Request, exchange: Exchange) -> None:
         """200 when the key store answers and at least one model has a target that can be used; else 503 and why."""
-        down = self.gateway.down
-        usable = self.gateway.routes.usable(down)
+        gateway = self.gateway
+        down = gateway.down
+        usable = gateway.routes.usable(down)
         ready = self.store_ok and usable
         report = {
             "status": "ready" if ready else "not ready",

@@ -37,7 +37,7 @@ class Auth:
     ) -> None:
         self._lookup = lookup
         self._clock = clock
-        self._failures_per_minute = failures_per_minute
+        self.failures_per_minute = failures_per_minute
         self._on_failure = on_failure
         self._cache: dict[bytes, tuple[bytes, Principal | None]] = {}
         self._once_known: set[bytes] = set()  # digests of keys that were good before keys changed
@@ -120,7 +120,7 @@ class Auth:
     def _throttle(self, address: str) -> None:
         start, count = self._failures.get(address, (0.0, 0))
         left = start + WINDOW - self._clock()
-        if count >= self._failures_per_minute and left > 0:
+        if count >= self.failures_per_minute and left > 0:
             self._on_failure("throttled")
             raise RateLimited(
                 "Too many requests with a bad API key came from this address. Correct the key, then try again later.",

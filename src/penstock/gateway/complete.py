@@ -17,6 +17,7 @@ from penstock.gateway import accounting
 from penstock.gateway.exchange import Exchange
 from penstock.gateway.refusals import blamed
 from penstock.gateway.relay import Heartbeats, Relay
+from penstock.gateway.rescue import Rescue
 from penstock.gateway.routing import Routes
 from penstock.gateway.telemetry import Telemetry
 from penstock.gateway.upstream import Upstreams, note
@@ -30,15 +31,20 @@ Decode = Callable[[bytes], AnyRequest]
 
 
 class Gateway:
-    """The stages of a worker, wired together. `down`: providers that cannot be used now, with reasons."""
+    """The stages of a worker, wired together by one configuration; a new one makes a new Gateway.
 
-    __slots__ = ("down", "heartbeats", "routes", "telemetry", "upstreams")
+    A request goes by that which it began with. `requests`: how many do now. `down`: providers that cannot be used now,
+    with reasons.
+    """
+
+    __slots__ = ("down", "heartbeats", "requests", "routes", "telemetry", "upstreams")
 
     def __init__(self, routes: Routes, upstreams: Upstreams, telemetry: Telemetry, heartbeats: Heartbeats) -> None:
         self.routes = routes
         self.upstreams = upstreams
         self.telemetry = telemetry
         self.heartbeats = heartbeats
+        self.requests = 0
         self.down: Mapping[str, str] = {}
 
 
@@ -47,6 +53,7 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
     principal = exchange.principal
     assert principal is not None
     gateway.telemetry.begin()
+    gateway.requests += 1
     relay = Relay(request, exchange, gateway.heartbeats)
     record = None
     try:
@@ -55,9 +62,10 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
         exchange.stream = asked.stream
         plan = gateway.routes.plan(asked, principal, gateway.down, gateway.upstreams.lanes)
         exchange.dropped = plan.dropped
-        answer = await gateway.upstreams.open(asked, plan, exchange, relay)
+        way = relay if not plan.rescue else Rescue(relay, gateway.upstreams, asked, plan, exchange)
+        answer = await gateway.upstreams.open(asked, plan, exchange, way)
         if answer.committed:
-            await relay.copy(answer)
+            answer = await way.copy(answer)
         else:
             note(exchange, answer, exchange.waited)
         exchange.status, exchange.ended = 200, "ok"

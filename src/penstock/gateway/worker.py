@@ -2,6 +2,11 @@
 
 Started by the parent as `python -m penstock.gateway.worker FD`, where FD is its end of the link. It imports only the
 data path. Nothing of it outlives the parent: when the link closes, it stops at once.
+
+A new configuration is wired beside the one that serves, and takes its place in one assignment: requests that have
+begun go on by the old one, with its providers, connections and deadlines. A provider that did not change is the same
+object in both, with its connections and all that is known of its targets. What only the old one has is closed when the
+last of its requests has ended, and the parent is told, which stops the engines that nobody calls any more.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import uvloop
 
@@ -36,6 +41,29 @@ from penstock.types import EngineAddress
 
 LOOKUP_SECONDS = 5.0
 
+Addresses = Mapping[str, EngineAddress]
+
+
+class Generation:
+    """What one configuration made: the stages that its requests go by, and the providers behind them, by name."""
+
+    def __init__(self, version: int, gateway: Gateway, entries: dict[str, Entry], addresses: Addresses) -> None:
+        self.version = version
+        self.gateway = gateway
+        self.entries = entries
+        self.addresses = addresses
+
+    def kept(self, upstream: Upstream, address: EngineAddress | None) -> Entry | None:
+        """Its entry for a provider, if nothing about that has changed."""
+        entry = self.entries.get(upstream.name)
+        same = entry is not None and entry.config == upstream and self.addresses.get(upstream.name) == address
+        return entry if same else None
+
+    def busy(self, wanted: Collection[Entry]) -> bool:
+        """Whether a request goes by it, or an answer is read on that comes by an entry that is not `wanted`."""
+        entries = self.entries.values()
+        return self.gateway.requests > 0 or any(entry.pool.open for entry in entries if entry not in wanted)
+
 
 class Worker:
     """One worker's objects, and its side of the conversation with the parent."""
@@ -51,6 +79,11 @@ class Worker:
         self._auth: Auth | None = None
         self._api: Api | None = None
         self._server: Server | None = None
+        self._now: Generation | None = None  # by which requests begin
+        self._older: list[Generation] = []  # by which some still go
+        self._entries: set[Entry] = set()  # of all of them
+        self._settled = 0
+        self._early: link.Reconfigure | None = None  # came before there was anything to change
         self._metrics = Metrics()
         self._telemetry: Telemetry | None = None
 
@@ -70,6 +103,8 @@ class Worker:
             case link.Health():
                 self._health = message
                 self._apply_health()
+            case link.Reconfigure():
+                self._reconfigure(message)
             case link.SnapshotRequest():
                 self._send_snapshot(message.ref)
             case link.Drain():
@@ -108,9 +143,72 @@ class Worker:
     def _send_snapshot(self, ref: int) -> None:
         if self._telemetry is not None:
             self._telemetry.notify()
+        connections = len(self._server.edge.connections) if self._server is not None else 0
+        self._send(link.Snapshot(ref, self._metrics.series(connections)))
+
+    # -- configurations
+
+    def _reconfigure(self, message: link.Reconfigure) -> None:
+        """Serve a new configuration from the next request on; nothing changes where that cannot be."""
+        api, auth, server = self._api, self._auth, self._server
+        if api is None or auth is None or server is None:
+            self._early = message
+            return
+        try:
+            generation = self._wired(message.version, message.config, message.engines)
+        except (OSError, ValueError) as error:  # what the parent found well is not so here, or not any more
+            self._send(link.Reconfigured(message.version, str(error)))
+            return
+        config, before = message.config.server, self._now
+        self._now, api.gateway = generation, generation.gateway
+        self._health = message.health
+        self._apply_health()
+        api.trust(config.trusted_proxies)
+        auth.failures_per_minute = config.auth_failures
+        server.edge.limits = config.limits
+        if before is not None:
+            self._older.append(before)
+        for entry in self._entries - set(generation.entries.values()):
+            entry.pool.retire()
+        self._send(link.Reconfigured(message.version))
+        self._let_go()
+
+    def _wired(self, version: int, config: Config, addresses: Addresses) -> Generation:
+        """The stages for a configuration; of the providers before, those that are as they were. Raises OSError or
+        ValueError, and then has changed nothing."""
+        assert self._telemetry is not None
+        before = self._now
+        entries = {}
+        for name, upstream in config.providers.items():
+            address = addresses.get(name)
+            kept = before.kept(upstream, address) if before is not None else None
+            entries[name] = kept or _entry(upstream, address)
+        routes = Routes(config.models, _lacks(entries))
+        lanes = Lanes(entries, config.retries, config.breaker)
+        if before is not None:
+            lanes.inherit(before.gateway.upstreams.lanes, routes.keys())
+        heartbeats = Heartbeats(config.server.limits.heartbeat)
+        gateway = Gateway(routes, Upstreams(lanes, config.retries), self._telemetry, heartbeats)
+        return Generation(version, gateway, entries, addresses)
+
+    def _let_go(self) -> None:
+        """Close what no request goes by any more, and tell the parent how far that has come."""
+        now = self._now
+        assert now is not None
+        wanted = set(now.entries.values())
+        self._older = [generation for generation in self._older if generation.busy(wanted)]
+        in_use = wanted.union(*(generation.entries.values() for generation in self._older))
+        for entry in self._entries - in_use:
+            entry.pool.close()
+        self._entries = in_use
+        oldest = self._older[0].version if self._older else now.version
+        if oldest != self._settled:
+            self._settled = oldest
+            self._send(link.Settled(oldest))
+
+    def _send(self, message: link.Message) -> None:
         if self.channel is not None:
-            connections = len(self._server.edge.connections) if self._server is not None else 0
-            self.channel.send(link.Snapshot(ref, self._metrics.series(connections)))
+            self.channel.send(message)
 
     # -- serving
 
@@ -118,18 +216,17 @@ class Worker:
         """Serve until told to drain, or until the parent is gone."""
         config = start.config
         loop = asyncio.get_running_loop()
-        entries = {name: _entry(upstream, start.engines) for name, upstream in config.providers.items()}
-        heartbeats = Heartbeats(config.server.limits.heartbeat)
         access_log = AccessLog(sys.stdout.fileno()) if config.server.access_log else None
         self._telemetry = telemetry = Telemetry(self._metrics, () if access_log is None else (access_log,))
-        lanes = Lanes(entries, config.retries, config.breaker)
-        upstreams = Upstreams(lanes, config.retries)
-        gateway = Gateway(Routes(config.models, _lacks(entries)), upstreams, telemetry, heartbeats)
+        self._now = self._wired(start.version, config, start.engines)
+        self._entries, self._settled = set(self._now.entries.values()), start.version
         auth = Auth(self.lookup, loop.time, config.server.auth_failures, self._metrics.auth_failed)
-        api = Api(gateway, auth, heads.RequestIds(), config.server.trusted_proxies)
+        api = Api(self._now.gateway, auth, heads.RequestIds(), config.server.trusted_proxies)
         self._auth, self._api = auth, api
         self._apply_health()
         self._server = server = Server(api, config.server.limits)
+        if self._early is not None:
+            self._reconfigure(self._early)
         tls = Certificate(config) if config.server.tls_cert is not None else None
         for descriptor in start.listen_fds:
             sock = socket.socket(fileno=descriptor)
@@ -137,19 +234,18 @@ class Worker:
             # A local proxy on the unix socket does not need TLS, nor has it a name to verify.
             context = tls.context if tls is not None and sock.family != socket.AF_UNIX else None
             await server.listen(sock, context)
-        if self.channel is not None:
-            self.channel.send(link.Ready())
+        self._send(link.Ready())
         gc.collect()
         gc.freeze()  # what exists now lives for ever: later collections need not visit it
         gc.set_threshold(10_000, 20, 20)  # a request leaves no cycles; looking for some at every tenth costs time
-        sweeping = asyncio.create_task(self._sweep(entries, heartbeats, telemetry))
-        reading = asyncio.create_task(self._refresh(entries, tls))
+        sweeping = asyncio.create_task(self._sweep(telemetry))
+        reading = asyncio.create_task(self._refresh(tls))
         draining = asyncio.create_task(self._drain_when_told(server))
         gone = asyncio.create_task(self.closed.wait())
         done, _ = await asyncio.wait([draining, gone, sweeping, reading], return_when=asyncio.FIRST_COMPLETED)
         for task in (sweeping, reading, draining, gone):
             task.cancel()
-        for entry in entries.values():
+        for entry in self._entries:
             entry.pool.close()
         self._send_snapshot(0)
         if access_log is not None:
@@ -160,21 +256,25 @@ class Worker:
     async def _drain_when_told(self, server: Server) -> None:
         await server.drain(await self.drained)
 
-    async def _sweep(self, entries: dict[str, Entry], heartbeats: Heartbeats, telemetry: Telemetry) -> None:
+    async def _sweep(self, telemetry: Telemetry) -> None:
         """What must happen often, and is cheap."""
+        assert self._now is not None
         while True:
             await asyncio.sleep(SWEEP)
-            for entry in entries.values():
+            for entry in self._entries:
                 entry.pool.sweep()
-            heartbeats.sweep(time.monotonic())
+            for generation in (self._now, *self._older):
+                generation.gateway.heartbeats.sweep(time.monotonic())
             telemetry.notify()
+            if self._older:
+                self._let_go()
 
-    async def _refresh(self, entries: dict[str, Entry], tls: Certificate | None) -> None:
+    async def _refresh(self, tls: Certificate | None) -> None:
         """What must happen every second, and may touch a file."""
         while True:
             await asyncio.sleep(1.0)
             self._send_snapshot(0)
-            for entry in entries.values():
+            for entry in self._entries:
                 entry.provider.refresh()
             if tls is not None:
                 tls.refresh()
@@ -222,8 +322,8 @@ class Certificate:
         return tuple(marks)
 
 
-def _entry(upstream: Upstream, engines: dict[str, EngineAddress]) -> Entry:
-    provider = registry.build(upstream, engines.get(upstream.name))
+def _entry(upstream: Upstream, address: EngineAddress | None) -> Entry:
+    provider = registry.build(upstream, address)
     return Entry(provider, Pool(provider.origin, upstream), upstream)
 
 
@@ -236,6 +336,7 @@ async def _main(descriptor: int) -> None:
     # The parent decides when to stop: a Ctrl-C reaches the whole process group, and would end streams at once.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     worker = Worker()
     sock = socket.socket(fileno=descriptor)
     sock.setblocking(False)

@@ -354,6 +354,7 @@ class Pool:
         self._waiting: deque[asyncio.Future[ClientConnection | None]] = deque()
         self._tls = _client_tls(upstream) if origin.scheme == "https" else None
         self._first_address = 0
+        self._kept = True  # whether connections are, after their call
         self._closed = False
 
     def take(self) -> ClientConnection | None:
@@ -482,7 +483,7 @@ class Pool:
 
     def give_back(self, connection: ClientConnection) -> None:
         """Its answer has ended and it can be used again."""
-        if self._closed:
+        if not self._kept:
             connection.close()
             return
         while self._waiting:
@@ -522,8 +523,15 @@ class Pool:
         while self._idle and self._idle[0].idle_since + KEEP_IDLE < now:
             self._idle.popleft().close()
 
+    def retire(self) -> None:
+        """Serve those who still have this pool, and keep no connection for others: there will be none."""
+        self._kept = False
+        while self._idle:
+            self._idle.popleft().close()
+
     def close(self) -> None:
         """Close every connection; calls in flight hear a fault."""
+        self._kept = False
         self._closed = True
         for connection in list(self.connections):
             connection.cut(FailureKind.RESET, "was cut off: the server is shutting down")

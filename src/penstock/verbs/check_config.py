@@ -29,8 +29,7 @@ def check_config(file: Path | None) -> None:
     if file is None:
         raise click.UsageError("Give FILE, or set PENSTOCK_CONFIG.")
     try:
-        config = load(file, os.environ, SETTINGS)
-        _build(config, file)
+        config = read(file)
     except ConfigError as error:
         click.echo(str(error), err=True)
         count = len(error.problems)
@@ -41,8 +40,10 @@ def check_config(file: Path | None) -> None:
     click.echo(f"{file} can be served.\n\n{summary(config)}")
 
 
-def _build(config: Config, file: Path) -> None:
-    """Build the providers as a worker would, which calls nothing; what one refuses, by a message that names it."""
+def read(file: Path) -> Config:
+    """What the file says. Raises ConfigError with every problem, of its providers too: each is built as a worker would,
+    which calls nothing."""
+    config = load(file, os.environ, SETTINGS)
     problems = []
     for upstream in config.providers.values():
         try:
@@ -51,3 +52,4 @@ def _build(config: Config, file: Path) -> None:
             problems.append(Problem("", None, str(error), "correct it as docs/configuration.md says"))
     if problems:
         raise ConfigError(problems, str(file))
+    return config

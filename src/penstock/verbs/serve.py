@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 import uvloop
 
-from penstock.config import Config, ConfigError, default, load, override
+from penstock.config import Config, ConfigError, default, override
 from penstock.control import parent
-from penstock.providers.registry import SETTINGS
+from penstock.control.reloading import ConfigFile
+from penstock.verbs.check_config import read
 
 
 @click.command()
@@ -41,6 +44,9 @@ def serve(
     Without a configuration, every model goes to OpenAI if OPENAI_API_KEY is set; else gpt-5.4 is a small built-in
     demonstration model. The first start makes an API key.
 
+    The configuration is read again when the file changes, and on SIGHUP. One with errors is not applied: they go to the
+    log, and the old one serves on.
+
     \b
     Examples:
       penstock serve
@@ -52,13 +58,16 @@ def serve(
         file = Path(os.environ["PENSTOCK_CONFIG"])
     if file is not None and model is not None:
         raise click.UsageError("--model is for serving without a configuration: name the weights in the file instead.")
+    with_options = functools.partial(
+        override, listen=listen, admin_listen=admin_listen, workers=workers, data_dir=data_dir
+    )
     try:
-        config, source = _configuration(file, model)
-        config = override(config, listen=listen, admin_listen=admin_listen, workers=workers, data_dir=data_dir)
+        watched = None if file is None else ConfigFile(file, functools.partial(_read, file, with_options))
+        config = with_options(default(os.environ, model)) if watched is None else watched.read()
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
     _log_to_stderr()
-    raise SystemExit(uvloop.run(parent.serve(config, source)))
+    raise SystemExit(uvloop.run(parent.serve(config, _source(file, model), file=watched)))
 
 
 def _log_to_stderr() -> None:
@@ -71,11 +80,14 @@ def _log_to_stderr() -> None:
     logging.getLogger("penstock").setLevel(logging.INFO)
 
 
-def _configuration(file: Path | None, model: str | None) -> tuple[Config, str]:
-    """The configuration, and where it came from."""
+def _read(file: Path, with_options: Callable[[Config], Config]) -> Config:
+    return with_options(read(file))
+
+
+def _source(file: Path | None, model: str | None) -> str:
+    """Where the configuration came from."""
     if file is not None:
-        return load(file, os.environ, SETTINGS), str(file)
-    config = default(os.environ, model)
+        return str(file)
     if model is not None:
-        return config, f"--model {model}"
-    return config, "OPENAI_API_KEY" if os.environ.get("OPENAI_API_KEY") else "no file and no OPENAI_API_KEY"
+        return f"--model {model}"
+    return "OPENAI_API_KEY" if os.environ.get("OPENAI_API_KEY") else "no file and no OPENAI_API_KEY"

@@ -63,6 +63,15 @@ class Routes:
         prefixes = [name[:-1] for name in models if name[-1:] == "*"]
         self._prefixes = tuple(sorted(prefixes, key=len, reverse=True))
 
+    def keys(self) -> set[str]:
+        """The keys of all targets."""
+        return {
+            _key(name, config, name)
+            for name, model in self._models.items()
+            for targets in (model.targets, *(key_route.targets for key_route in model.for_keys))
+            for config in targets
+        }
+
     def plan(self, asked: AnyRequest, principal: Principal, down: Mapping[str, str], lanes: Lanes) -> Plan:
         """The targets for a request. `down`: providers that cannot be used now, with reasons.
 
@@ -151,11 +160,16 @@ class Routes:
             label=label.encode() if label.isascii() and label.isprintable() else config.provider.encode(),
             like=config.like,
             drop_unsupported=drop_unsupported,
-            key=f"{config.provider}/{config.model or (route if route[-1:] == '*' else asked)}",
+            key=_key(route, config, asked),
             weight=config.weight,
             context=config.context,
             lacks=tuple(sorted({*config.lacks, *self._lacks.get(config.provider, ())})),
         )
+
+
+def _key(route: str, config: TargetConfig, asked: str) -> str:
+    """What tells a target from others; the models behind a wildcard share one."""
+    return f"{config.provider}/{config.model or (route if route[-1:] == '*' else asked)}"
 
 
 def _limited(targets: Sequence[Target]) -> bool:

@@ -87,6 +87,12 @@ class Health:
         self._good = 0
         self._since = 0.0  # the first bad end of the window
 
+    def follow(self, rules: Breaker, unwell: set[str]) -> None:
+        """Go by these rules and be counted there from now on; what is known stays."""
+        self._rules, self._unwell = rules, unwell
+        if self.state is not State.CLOSED:
+            unwell.add(self._key)
+
     def ready_at(self, now: float) -> float:
         """From when a call may be made; `now` if at once."""
         if self.state is State.CLOSED:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from penstock.config import Breaker, Retries, Upstream
 from penstock.errors import Failure, FailureKind
@@ -82,11 +82,33 @@ class Lanes:
     ) -> None:
         self.entries = entries
         self.clock = clock
+        self._retries = retries
         self._breaker = breaker
         self._loop = asyncio.get_running_loop()
         self.unwell: set[str] = set()  # the keys of those whose breaker is not closed
         self._lanes: dict[str, Lane] = {}
         self._budgets = {name: RetryBudget(retries, clock()) for name in entries}
+
+    def inherit(self, before: Lanes, keys: Collection[str]) -> None:
+        """Take over what is known of those providers that stay, and of their targets; `keys`: of the targets now.
+
+        Requests that began with the lanes of `before` still use them, and what they find out is known here, too.
+        """
+        for name, entry in self.entries.items():
+            if before.entries.get(name) is entry:
+                self._budgets[name] = budget = before._budgets[name]
+                budget.follow(self._retries)
+        for key, lane in before._lanes.items():
+            entry = lane.entry
+            if self.entries.get(entry.config.name) is not entry:
+                continue
+            if key in keys:
+                lane.health.follow(self._breaker, self.unwell)
+            elif key.rpartition(" ")[0] in keys:  # for an endpoint beside chat completions
+                lane.health.follow(self._breaker, set())
+            else:
+                continue
+            self._lanes[key] = lane
 
     def of(self, target: Target) -> Lane:
         """The lane of a target."""

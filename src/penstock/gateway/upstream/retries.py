@@ -78,13 +78,18 @@ class RetryBudget:
     __slots__ = ("_counted", "_filled", "_share", "_size", "_tokens", "_trickle", "calls")
 
     def __init__(self, retries: Retries, now: float) -> None:
-        self._share = retries.budget_share
-        self._trickle = retries.budget_per_second
-        self._size = float(retries.budget_burst)
-        self._tokens = self._size
+        self._tokens = float(retries.budget_burst)
         self._filled = now
         self._counted = 0
         self.calls = 0
+        self.follow(retries)
+
+    def follow(self, retries: Retries) -> None:
+        """Fill by these rules from now on; what is left stays, as far as there is room for it."""
+        self._share = retries.budget_share
+        self._trickle = retries.budget_per_second
+        self._size = float(retries.budget_burst)
+        self._tokens = min(self._tokens, self._size)
 
     def spend(self, now: float) -> bool:
         """Take one repeat, if there is one."""
