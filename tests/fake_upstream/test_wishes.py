@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from penstock.fake_upstream import FakeUpstream
+from penstock.fake_upstream import Answer, FakeUpstream, Seen
 from penstock.fake_upstream.wishes import answer, instance
 
 CITY = {
@@ -153,3 +153,57 @@ def test_strict_refuses_images_that_are_none_and_schemas_that_are_not_strict() -
     loose = {"type": "function", "function": {"name": "f", "strict": True, "parameters": {"type": "object"}}}
     assert ask("gpt-5.4", tools=[loose])["error"]["code"] == "invalid_function_parameters"
     assert "choices" in ask("gpt-5.4", tools=[{**WEATHER, "function": {**WEATHER["function"], "strict": True}}])
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"tools": ["one"], "tool_choice": "required"},
+        {"functions": "many", "function_call": {"name": "one"}},
+        {"response_format": {"type": "json_schema"}},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"schema": {"type": "object", "properties": "all"}},
+            }
+        },
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"schema": {"type": "string", "minLength": "long"}},
+            }
+        },
+    ],
+)
+def test_a_wish_that_makes_no_sense_is_not_obeyed(members: dict[str, Any]) -> None:
+    assert answer(json.dumps(members).encode()) == Answer()
+
+
+def test_no_schema_makes_an_answer_long() -> None:
+    schema = {"type": "string", "minLength": 10**12}
+    assert len(instance(schema, schema)) == 1000
+
+
+def test_a_request_to_a_neighbour_is_asked_for_no_wishes() -> None:
+    async def main() -> None:
+        async with FakeUpstream() as upstream, httpx.AsyncClient(trust_env=False) as client:
+            body = {"model": "gpt-5.4", "input": "", "tools": ["one"], "tool_choice": "required"}
+            answered = await client.post(f"{upstream.base_url}/responses", json=body)
+            assert answered.status_code == 200
+
+    asyncio.run(main())
+
+
+def test_a_fault_of_the_upstream_itself_ends_the_connection() -> None:
+    def fails(seen: Seen) -> Answer:
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        told: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+        async with FakeUpstream(fails) as upstream, httpx.AsyncClient(trust_env=False) as client:
+            with pytest.raises(httpx.RemoteProtocolError):
+                await client.post(f"{upstream.base_url}/chat/completions", json={"model": "gpt-5.4", "messages": []})
+        assert isinstance(told[0]["exception"], ZeroDivisionError)
+
+    asyncio.run(main())

@@ -169,6 +169,7 @@ class Connection(asyncio.Protocol):
             self._refuse(400, f"More than {MAX_WAITING} requests wait on this connection.")
         elif self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._answer_all())
+            self._task.add_done_callback(self._answered)
 
     # Answering.
 
@@ -181,6 +182,13 @@ class Connection(asyncio.Protocol):
                     return
         finally:
             self._task = None
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        """A fault of ours ends the connection: a client must not wait for an answer that nobody makes."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.abort()
+            asyncio.get_running_loop().call_exception_handler({"message": "an answer failed", "exception": error})
 
     async def send(self, data: bytes) -> None:
         """Write, and wait until the kernel has it all: a slow reader holds the answer up.

@@ -285,7 +285,7 @@ class FakeUpstream:
         if models:
             message = f"The model `{seen.model}` does not exist or you do not have access to it."
             raise strict.Refused(404, Fault(message, code="model_not_found"))
-        return wishes.answer(request.body)
+        return wishes.answer(request.body) if seen.path == CHAT else Answer()
 
     def _next(self, name: str, answers: Sequence[Answer]) -> Answer:
         turn = self._turns[name]

@@ -15,13 +15,21 @@ from penstock.fake_upstream.script import Answer, ToolCall
 _LETTERS_OF_A_CALL = 4
 _LETTERS_OF_TEXT = 8
 _DEPTH = 32  # of a schema that refers to itself
+_LONGEST = 1000  # letters or items, whatever a schema demands
 
 Object = dict[str, Any]
 
 
 def answer(body: bytes) -> Answer:
-    """The plain answer to a chat request that has been found to be one."""
+    """The plain answer to a chat request, whatever is in it: a wish that makes no sense is not obeyed."""
     data = msgspec.json.decode(body)
+    try:
+        return _wished(data)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return Answer()
+
+
+def _wished(data: Object) -> Answer:
     limit = data.get("max_completion_tokens") or data.get("max_tokens")
     call = _forced(data)
     if call is not None:
@@ -109,10 +117,14 @@ def instance(schema: Any, root: Object, depth: int = 0) -> Any:
         properties = schema.get("properties") or {}
         return {name: instance(properties.get(name), root, depth + 1) for name in schema.get("required") or ()}
     if kind == "array":
-        return [instance(schema.get("items"), root, depth + 1)] * int(schema.get("minItems") or 0)
+        return [instance(schema.get("items"), root, depth + 1)] * _at_most(schema.get("minItems"))
     if kind in ("integer", "number"):
         return schema.get("minimum", 0)
-    return {"string": "text".ljust(int(schema.get("minLength") or 0)), "boolean": False}.get(kind or "string")
+    return {"string": "text".ljust(_at_most(schema.get("minLength"))), "boolean": False}.get(kind or "string")
+
+
+def _at_most(length: Any) -> int:
+    return int(min(length or 0, _LONGEST))
 
 
 def _json(value: Any) -> str:
