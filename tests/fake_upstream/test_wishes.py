@@ -164,7 +164,7 @@ def test_strict_refuses_images_that_are_none_and_schemas_that_are_not_strict() -
         {
             "response_format": {
                 "type": "json_schema",
-                "json_schema": {"schema": {"type": "object", "properties": "all"}},
+                "json_schema": {"schema": {"type": "object", "required": 1}},
             }
         },
         {
