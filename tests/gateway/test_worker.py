@@ -10,111 +10,23 @@ import shutil
 import signal
 import socket
 import ssl
-import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from penstock import link
-from penstock.config import Config, Server
 from penstock.fake_upstream import Answer, Chunk, FakeUpstream
 from penstock.types import Principal
 from support.certificates import make_certificate
-from support.gateway import ALICE, KEY, Answered, Keys, chat, read_answer, request, run, to, upstream
-from support.raw import PATIENCE, Raw, raw_client
+from support.gateway import chat, read_answer, request, run
+from support.raw import Raw, raw_client
+from support.worker_link import COMMAND, StandIn, worker
 
-COMMAND = (sys.executable, "-P", "-m", "penstock.gateway.worker")
 HELD = Answer(chunks=("one", Chunk(text="two", wait="gate")))
-_T = TypeVar("_T")
-
-
-class StandIn:
-    """The parent's part: answers lookups from `keys` and keeps every other message."""
-
-    def __init__(self, address: tuple[str, int], keys: Keys) -> None:
-        self.address = address
-        self.keys = keys
-        self.messages: list[link.Message] = []
-        self.closed = asyncio.Event()
-        self._came = asyncio.Event()
-        self._answering: set[asyncio.Task[None]] = set()
-        self.channel: link.Channel
-        self.process: Process
-
-    def on_message(self, message: link.Message) -> None:
-        if isinstance(message, link.KeyLookup):
-            task = asyncio.create_task(self._answer(message))
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
-        else:
-            self.messages.append(message)
-            self._came.set()
-
-    async def _answer(self, question: link.KeyLookup) -> None:
-        answer = await self.keys(question.digest)
-        self.channel.send(link.KeyAnswer(question.ref, answer.principal, answer.available))
-
-    async def message(self, kind: type[_T], fits: Callable[[_T], bool] = lambda _: True) -> _T:
-        """The next message of a kind that fits; it and those before it are not given again."""
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                while self.messages:
-                    message = self.messages.pop(0)
-                    if isinstance(message, kind) and fits(message):
-                        return message
-                self._came.clear()
-                await self._came.wait()
-
-    async def ask(self, raw: bytes) -> Answered:
-        async with raw_client(self.address) as client:
-            await client.send(raw)
-            return await read_answer(client)
-
-    async def ended(self) -> int:
-        """The exit status, which must come soon."""
-        return await asyncio.wait_for(self.process.wait(), 5)
-
-    async def logged(self, part: str) -> str:
-        """The next line on standard error that holds `part`."""
-        assert self.process.stderr is not None
-        async with asyncio.timeout(PATIENCE):
-            async for line in self.process.stderr:
-                if part in line.decode():
-                    return line.decode()
-        raise AssertionError(f"standard error ended without {part!r}")
-
-
-@asynccontextmanager
-async def worker(base_url: str, stdout: int = PIPE, **server: Any) -> AsyncIterator[StandIn]:
-    """A worker process that is ready, whose every model is answered at `base_url`."""
-    config = Config(Server(**server), {"fake": upstream(base_url)}, {"*": to("fake"), "gpt-5.4": to("fake")})
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        parent = StandIn(listener.getsockname(), Keys({KEY: ALICE}))
-        ours, theirs = socket.socketpair()
-        with theirs:
-            parent.process = await asyncio.create_subprocess_exec(
-                *COMMAND,
-                str(theirs.fileno()),
-                pass_fds=(listener.fileno(), theirs.fileno()),
-                stdout=stdout,
-                stderr=PIPE,
-            )
-        ours.setblocking(False)
-        parent.channel = await link.connect(ours, parent.on_message, parent.closed.set)
-        try:
-            parent.channel.send(link.Start(0, config, (listener.fileno(),)))
-            await parent.message(link.Ready)
-            yield parent
-        finally:
-            if parent.process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    parent.process.kill()
-            await parent.process.communicate()
-            parent.channel.close()
 
 
 def with_worker(test: Callable[[FakeUpstream, StandIn], Any], script: Answer | None = None, **settings: Any) -> None:
@@ -268,7 +180,7 @@ def test_drained_it_ends_what_does_not_end_in_an_error_that_is_on_record() -> No
     with_worker(test, HELD)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_are_the_parents_business(number: signal.Signals) -> None:
     async def test(fake: FakeUpstream, parent: StandIn) -> None:
         parent.process.send_signal(number)
