@@ -13,7 +13,7 @@ import pytest
 import uvloop
 
 from penstock import link
-from penstock.config import Config
+from penstock.config import Config, Problem
 from penstock.control import workers as room
 from penstock.control.workers import Handlers, StartFailed, Workers
 from support.processes import children
@@ -143,6 +143,85 @@ def test_a_scrape_does_not_wait_for_a_worker_that_dies_meanwhile() -> None:
         await asyncio.wait_for(scrape, 20)
 
     run(scenario, behaviour="silent")
+
+
+NEW = Config(warnings=(Problem("", None, "new", "none"),))
+WELL = link.Health(True, {})
+
+
+async def versions(workers: Workers, told: Told) -> dict[int, str]:
+    """What configuration each worker has, by its version."""
+    told.snapshots.clear()
+    await workers.scrape(20)
+    return {worker: said.split(",")[-2] for worker, said in told.snapshots}
+
+
+def test_a_configuration_reaches_every_worker_and_those_that_start_later() -> None:
+    async def scenario(workers: Workers, told: Told) -> None:
+        assert await versions(workers, told) == {0: "v0", 1: "v0"}
+        applied = await workers.reconfigure(NEW, {}, WELL, 20)
+        assert (applied.workers, applied.problems) == (2, ())
+        new = f"v{applied.version}"
+        assert await versions(workers, told) == {0: new, 1: new}
+        os.kill((await pids(workers, told))[0], signal.SIGKILL)
+        await told.until(lambda: told.gone == [0])
+        after: dict[int, str] = {}
+        async with asyncio.timeout(20):
+            while len(after) < 2:
+                after = await versions(workers, told)
+        assert after == {0: new, 1: new}
+        assert all("Reconfigure" not in said for worker, said in told.snapshots if worker == 0)
+
+    run(scenario, count=2)
+
+
+def test_a_worker_that_does_not_take_a_configuration_is_named_with_its_reason() -> None:
+    async def scenario(workers: Workers, told: Told) -> None:
+        applied = await workers.reconfigure(NEW, {}, WELL, 20)
+        assert applied.problems == ("worker 0 goes on by the old one: it will not",)
+
+    run(scenario, behaviour="unwilling")
+
+
+def test_a_worker_that_says_nothing_of_a_configuration_is_waited_for_no_longer_than_may_be() -> None:
+    async def scenario(workers: Workers, told: Told) -> None:
+        applied = await workers.reconfigure(NEW, {}, WELL, 0.05)
+        assert applied.problems == ("worker 0 did not answer within 0.05 s",)
+
+    run(scenario, behaviour="silent")
+
+
+def test_a_worker_that_dies_over_a_configuration_is_not_waited_for() -> None:
+    async def scenario(workers: Workers, told: Told) -> None:
+        applying = asyncio.create_task(workers.reconfigure(NEW, {}, WELL, 600))
+        await asyncio.sleep(0)
+        os.kill(children(os.getpid())[0], signal.SIGKILL)
+        assert (await asyncio.wait_for(applying, 20)).problems == ()
+
+    run(scenario, behaviour="silent")
+
+
+def test_a_configuration_is_settled_when_the_last_request_of_the_one_before_has_ended() -> None:
+    async def scenario(workers: Workers, told: Told) -> None:
+        await workers.settled(0)
+        applied = await workers.reconfigure(NEW, {}, WELL, 20)
+        settled = [asyncio.create_task(workers.settled(applied.version)) for _ in range(2)]
+        await pids(workers, told)  # by now the worker would have said so
+        assert not any(task.done() for task in settled)
+        workers.broadcast(link.KeysChanged())
+        await asyncio.wait_for(asyncio.gather(*settled), 20)
+
+    run(scenario, behaviour="busy")
+
+
+def test_a_worker_that_dies_holds_up_no_settlement() -> None:
+    async def scenario(workers: Workers, told: Told) -> None:
+        applied = await workers.reconfigure(NEW, {}, WELL, 20)
+        settled = asyncio.create_task(workers.settled(applied.version))
+        os.kill(children(os.getpid())[0], signal.SIGKILL)
+        await asyncio.wait_for(settled, 20)
+
+    run(scenario, behaviour="busy")
 
 
 def test_a_worker_that_dies_before_it_is_ready_ends_the_start() -> None:

@@ -114,7 +114,7 @@ class Workers:
         self._health = health
         asked = {slot.number for slot in self._slots if slot.channel is not None}
         question = await self._ask(version, link.Reconfigure(version, config, engines, health), asked, within)
-        silent = [f"worker {number} did not answer within {within:.0f} s" for number in sorted(question.missing)]
+        silent = [f"worker {number} did not answer within {within:g} s" for number in sorted(question.missing)]
         return Applied(version, len(self._slots), (*question.problems, *silent))
 
     async def settled(self, version: int) -> None:
