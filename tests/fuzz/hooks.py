@@ -56,6 +56,8 @@ def bound(body: dict[str, Any]) -> None:
 
 def reconcile(body: dict[str, Any]) -> None:
     """Drop what is only allowed beside something that is not there and, in every other one, calls without an answer."""
+    if body.get("model") == "":  # a string by OpenAI's document, and the name of no model
+        body["model"] = "gpt-5.4"
     for name, needed in CONDITIONAL.items():
         if not body.get(needed):
             body.pop(name, None)
