@@ -133,8 +133,10 @@ class Lanes:
         return self.of(target).health
 
     def ready_at(self, target: Target) -> float:
-        """From when a target may be called, as far as its health goes."""
-        return self.of(target).health.ready_at(self.clock())
+        """From when a target may be called, as far as its health goes; 0.0 if at once."""
+        now = self.clock()
+        ready_at = self.of(target).health.ready_at(now)
+        return ready_at if ready_at > now else 0.0  # by the time it is compared, `now` is past
 
     def all(self) -> Mapping[str, Lane]:
         """Every lane that was used, by its target's key."""
