@@ -126,6 +126,7 @@ class Parent:
     def hang_up(self) -> None:
         """SIGHUP: the terminal is gone, which ends what it started; else the configuration is to be read again."""
         if self._terminal.gone():
+            self._terminal.forget()
             self.interrupt()
         else:
             self._reloader.ask()

@@ -11,10 +11,18 @@ class Terminal:
 
     def __init__(self) -> None:
         self._there = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN and _opens()
+        self._streams = [descriptor for descriptor in range(3) if os.isatty(descriptor)]
 
     def gone(self) -> bool:
         """Whether there was one, and is none any more."""
         return self._there and not _opens()
+
+    def forget(self) -> None:
+        """Write to it no more, which would fail."""
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in self._streams:
+            os.dup2(null, descriptor)
+        os.close(null)
 
 
 def _opens() -> bool:
