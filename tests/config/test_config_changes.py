@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -71,6 +73,15 @@ def test_every_setting_of_the_server_is_either_taken_or_kept_and_named(name: str
     else:
         assert name in FIXED
         assert (found.config.server, found.kept, found.changed) == (OLD.server, (f"server.{name}",), ())
+
+
+def test_the_page_says_of_every_setting_of_the_server_whether_it_needs_a_restart() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.*) in `\[server\]` \| (.*) \|$", page, re.MULTILINE)
+    fixed = [re.findall(r"`(\w+)`", names) for names, what in rows if "needs a restart" in what]
+    assert fixed == [list(FIXED)]
+    reloaded = {name for names, what in rows if "needs a restart" not in what for name in re.findall(r"`(\w+)`", names)}
+    assert reloaded | {"limits"} == set(RELOADED)
 
 
 def test_the_rest_is_taken_where_one_setting_is_kept() -> None:
