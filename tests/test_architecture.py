@@ -30,6 +30,7 @@ LAYERS = (
     ("edges", ("penstock.gateway.api", "penstock.control.admin")),
     ("a request explained", ("penstock.gateway.explain",)),
     ("the path of a request", ("penstock.gateway.complete",)),
+    ("the rescue of an answer", ("penstock.gateway.rescue",)),
     ("the relay", ("penstock.gateway.relay",)),
     ("stages and rooms", ("penstock.gateway.*", "penstock.control.*")),
     ("what stages share", ("penstock.gateway.heads", "penstock.gateway.refusals")),

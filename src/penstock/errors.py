@@ -177,6 +177,7 @@ class FailureKind(Enum):
     PRESSED = "pressed"  # not called: its rate limit leaves no turn in time
     UNHEALTHY = "unhealthy"  # not called: its breaker is open
     INVALID = "invalid"  # 400, 413, 415, 422: the caller's request
+    DIFFERS = "differs"  # it was to go on with an answer that another began, and says something else
 
 
 class Failure(msgspec.Struct, frozen=True):

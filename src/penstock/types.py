@@ -34,6 +34,8 @@ class Target(msgspec.Struct, frozen=True, gc=False):
     are left out. `key` tells targets apart: what is known of them is kept under it, and the models behind a wildcard
     share one. `weight`: its share of the load, where the policy shares it; `context`: the tokens that a conversation
     may have, None if unknown; `lacks`: what it cannot do (tools, schema, images, audio, files, or an endpoint).
+    `continues`: how it is told to go on with an answer that another began, None if it cannot; `skips_malformed`:
+    whether events of a stream that cannot be read are left out, instead of ending it.
     """
 
     route: str
@@ -47,6 +49,8 @@ class Target(msgspec.Struct, frozen=True, gc=False):
     weight: float = 1.0
     context: int | None = None
     lacks: tuple[str, ...] = ()
+    continues: str | None = None
+    skips_malformed: bool = False
 
 
 class Dropped(msgspec.Struct, frozen=True):
@@ -65,11 +69,15 @@ class Skipped(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Targets to try, in the order that `policy` gave them, never empty; and those that were left out."""
+    """Targets to try, in the order that `policy` gave them, never empty; and those that were left out.
+
+    `rescue`: what is done for an answer that broke off: continue, splice, or nothing where it is empty.
+    """
 
     targets: tuple[Target, ...]
     dropped: tuple[Dropped, ...] = ()
     policy: str = "ordered"
+    rescue: str = ""
 
 
 class EngineAddress(msgspec.Struct, frozen=True):
@@ -92,7 +100,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 class Attempt(msgspec.Struct, frozen=True, gc=False):
     """One try at one target. `outcome` is "ok", "cancelled" or a FailureKind value; times in milliseconds.
 
-    `wait_ms`: how long was waited since the try before.
+    `wait_ms`: how long was waited since the try before. `usage`: what it cost, where one answer took several tries;
+    else None, and the record's is the cost.
     """
 
     provider: str
@@ -101,6 +110,7 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
     outcome: str
     duration_ms: float
     wait_ms: float = 0.0
+    usage: Usage | None = None
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -110,6 +120,8 @@ class Record(msgspec.Struct, frozen=True):
     `first_event_ms` is None when nothing was sent; `started_at` is in Unix seconds. `endpoint` is "chat.completions",
     "completions", "embeddings" or "responses", and empty where no upstream was to be asked.
     `skipped`: the targets that were not considered; `stopped`: why, after a failure, no other attempt was made.
+    `rescue`: what became of an answer that broke off, where its model has them rescued: "continued", "spliced",
+    "failed", or "unfit" and why; provider and model are then those that began it, and `usage` is that of all attempts.
     """
 
     request_id: str
@@ -131,6 +143,7 @@ class Record(msgspec.Struct, frozen=True):
     endpoint: str = ""
     skipped: tuple[Skipped, ...] = ()
     stopped: str = ""
+    rescue: str = ""
 
 
 JSON = dict[str, Any]

@@ -227,12 +227,19 @@ def test_what_has_no_first_event_is_not_observed_as_one() -> None:
 def test_each_series_is_one_that_is_declared() -> None:
     metrics = Metrics()
     metrics.auth_failed("missing")
-    metrics.observe([record(usage=Usage(1, 1, 1, 1), first_event_ms=1.0)])
+    metrics.observe([record(usage=Usage(1, 1, 1, 1), first_event_ms=1.0, rescue="continued")])
     for one in metrics.series(1):
         declared = DECLARED[one.name]
         assert len(one.labels) == len(declared.labels)
         assert len(one.buckets) == (len(declared.bounds) + 1 if declared.kind == "histogram" else 0)
-    assert {one.name for one in metrics.series(1)} == set(DECLARED)
+    of_the_parent = {name for name in DECLARED if name.startswith("penstock_config_")}
+    assert {one.name for one in metrics.series(1)} == set(DECLARED) - of_the_parent
+
+
+def test_rescues_are_counted_by_their_outcome_and_not_by_its_reason() -> None:
+    series = counted(record(rescue="continued"), record(rescue="unfit: it reasoned"), record(rescue="unfit: other"))
+    assert series["penstock_rescues_total", "gpt-*", "continued"][0] == 1
+    assert series["penstock_rescues_total", "gpt-*", "unfit"][0] == 2
 
 
 def test_requests_in_flight_are_those_that_have_begun_and_not_ended() -> None:
@@ -293,6 +300,7 @@ def written(*batches: Sequence[Record]) -> list[Any]:
 
 
 def test_a_line_is_the_record() -> None:
+    tried = {"provider": "fake", "model": "gpt-5.4", "status": 200, "outcome": "ok", "duration_ms": 19.0}
     (line,) = written([record(usage=Usage(7, 9), client="192.0.2.1", code="x")])
     assert line["request_id"] == "req_1"
     assert line["usage"] == {
@@ -302,9 +310,7 @@ def test_a_line_is_the_record() -> None:
         "reasoning_tokens": 0,
         "source": "reported",
     }
-    assert line["attempts"] == [
-        {"provider": "fake", "model": "gpt-5.4", "status": 200, "outcome": "ok", "duration_ms": 19.0, "wait_ms": 0.0}
-    ]
+    assert line["attempts"] == [{**tried, "wait_ms": 0.0, "usage": None}]
     assert set(line) == set(Record.__struct_fields__)
 
 

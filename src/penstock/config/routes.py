@@ -30,7 +30,24 @@ def check(name: str, raw: Any, providers: Collection[str], faults: Faults) -> Mo
     for i, target in enumerate(targets if isinstance(targets, list) else ()):
         if isinstance(target, dict):
             _target(target, (*path, "targets", i), providers, faults)
-    return build(Model, kept, path, faults)
+    model = build(Model, kept, path, faults)
+    if model is not None:
+        _rescue(model, path, faults)
+    return model
+
+
+def _rescue(model: Model, path: Path, faults: Faults) -> None:
+    """To continue answers takes a target that can; and that one can is of no use unless they are to be continued."""
+    own = [(target, (*path, "targets", i)) for i, target in enumerate(model.targets)]
+    for i, route in enumerate(model.for_keys):
+        own += [(target, (*path, "for_keys", i, "targets", j)) for j, target in enumerate(route.targets)]
+    able = [(*at, "continues") for target, at in own if target.continues is not None]
+    if model.rescue == "continue" and not able:
+        fix = 'set continues on a target that can, or take "splice" or "off"'
+        faults.add((*path, "rescue"), "of no effect: no target continues an answer", fix)
+    for at in able if model.rescue != "continue" else ():
+        message = "of no effect: the answers of this model are not continued"
+        faults.add(at, message, 'set rescue = "continue" on the model, or remove it')
 
 
 def _target(target: dict[str, Any], path: Path, providers: Collection[str], faults: Faults) -> None:

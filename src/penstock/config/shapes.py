@@ -96,13 +96,15 @@ class Upstream(msgspec.Struct, frozen=True):
 
 
 Ability = Literal["tools", "json", "schema", "images", "audio", "files", "embeddings", "completions", "responses"]
+Continuing = Literal["message", "prefix", "echoed_prefix", "continue_final_message"]
 PolicyName = Literal["ordered", "weighted", "least_outstanding", "lowest_latency", "prefix_affinity"]
 
 
 class TargetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`model` is the name sent upstream; absent, it is the name as asked.
 
-    `like` is the name of a known model that takes the same parameters, for names that do not tell.
+    `like` is the name of a known model that takes the same parameters, for names that do not tell. `continues` is how
+    it is told to go on with an answer that another target began.
     """
 
     provider: str
@@ -111,6 +113,7 @@ class TargetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weight: Annotated[float, msgspec.Meta(gt=0, le=1_000_000)] = 1.0
     context: Count | None = None  # tokens that a conversation may have
     lacks: tuple[Ability, ...] = ()
+    continues: Continuing | None = None
 
 
 class KeyRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,13 +128,16 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Targets in order of preference: the first that is usable answers.
 
     `drop_unsupported`: leave out sampling parameters and efforts that a target is known to refuse, instead of letting
-    it refuse the request.
+    it refuse the request. `rescue`: what is done when an answer breaks off after its first bytes are with the client.
+    `malformed_events`: whether one that cannot be read ends a stream of chat, or is left out.
     """
 
     targets: tuple[TargetConfig, ...]
     policy: PolicyName = "ordered"
     drop_unsupported: bool = False
     for_keys: tuple[KeyRoute, ...] = ()
+    rescue: Literal["off", "continue", "splice"] = "off"
+    malformed_events: Literal["error", "skip"] = "error"
 
 
 class Config(msgspec.Struct, frozen=True):

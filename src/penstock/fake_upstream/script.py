@@ -114,7 +114,9 @@ class Answer(Strict, frozen=True):
         given, and "stop" becomes "tool_calls"); `finish_reason` ("" for none); `usage`
         (default: counted by words) and whether it is reported when asked, always or never; `id`; `model`; `role`
         (whether the first delta has it); `done` (``[DONE]``); `final_blank_line` (after the last event);
-        `faults`: what else is wrong with it, by the names of `fake_upstream.faults`.
+        `faults`: what else is wrong with it, by the names of `fake_upstream.faults`; `prefix`: what is made of a
+        conversation whose last message is the assistant's: an answer to it like to any other, the rest of this answer,
+        or a refusal.
     When:  `wait` before the head, `wait_first` between head and body, `between` chunks.
     How it is cut up:  `http` version; `framing` by content-length, chunked or close; `chunk_sizes` of HTTP chunks;
         `write`: a write per event, one for the whole answer, or of given sizes (the last repeats, and a wait
@@ -142,6 +144,7 @@ class Answer(Strict, frozen=True):
     done: bool = True
     final_blank_line: bool = True
     faults: tuple[str, ...] = ()
+    prefix: Literal["ignore", "continue", "refuse"] = "ignore"
     wait: Wait = 0.0
     wait_first: Wait = 0.0
     between: Wait = 0.0

@@ -17,7 +17,7 @@ from types import TracebackType
 
 import msgspec
 
-from penstock.fake_upstream import directives, neighbours, shapes, strict, wishes
+from penstock.fake_upstream import directives, neighbours, prefixes, shapes, strict, wishes
 from penstock.fake_upstream.connection import Connection, Request
 from penstock.fake_upstream.pieces import Piece
 from penstock.fake_upstream.play import Content, Player
@@ -200,7 +200,7 @@ class FakeUpstream:
         asked = seen.asked or shapes.Asked()
         try:
             whole = self._models(seen, request)
-            answer = Answer() if whole is not None else self._answer(seen, request)
+            answer = Answer() if whole is not None else prefixes.obey(self._answer(seen, request), request.body)
         except strict.Refused as refusal:
             whole = shapes.envelope(refusal.fault)
             answer = Answer(status=refusal.status)

@@ -33,6 +33,7 @@ def record(exchange: Exchange, now: float) -> Record:
         exchange.endpoint,
         _skipped(exchange.dropped) if exchange.dropped else (),
         exchange.stopped,
+        exchange.rescue,
     )
 
 

@@ -17,6 +17,7 @@ from penstock.gateway import accounting
 from penstock.gateway.exchange import Exchange
 from penstock.gateway.refusals import blamed
 from penstock.gateway.relay import Heartbeats, Relay
+from penstock.gateway.rescue import Rescue
 from penstock.gateway.routing import Routes
 from penstock.gateway.telemetry import Telemetry
 from penstock.gateway.upstream import Upstreams, note
@@ -61,9 +62,10 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
         exchange.stream = asked.stream
         plan = gateway.routes.plan(asked, principal, gateway.down, gateway.upstreams.lanes)
         exchange.dropped = plan.dropped
-        answer = await gateway.upstreams.open(asked, plan, exchange, relay)
+        way = relay if not plan.rescue else Rescue(relay, gateway.upstreams, asked, plan, exchange)
+        answer = await gateway.upstreams.open(asked, plan, exchange, way)
         if answer.committed:
-            await relay.copy(answer)
+            answer = await way.copy(answer)
         else:
             note(exchange, answer, exchange.waited)
         exchange.status, exchange.ended = 200, "ok"

@@ -19,6 +19,8 @@ class Exchange:
     ended = "failed"
     code: str | None = None
     usage: Usage | None = None
+    spent: Usage | None = None  # by attempts of an answer that another goes on with
+    rescue = ""  # what became of an answer that broke off
     first_event: float | None = None  # monotonic clock
     client = ""
     patience = float("inf")  # monotonic clock: when the caller will have gone, if nothing has come by then

@@ -37,6 +37,7 @@ def explain(gateway: Gateway, principal: Principal, body: bytes) -> JSON:
         "model": asked.model,
         "route": plan.targets[0].route,
         "policy": plan.policy,
+        "rescue": plan.rescue or "off",
         "targets": [shown(target) for target in plan.targets],
         "skipped": [
             {

@@ -72,9 +72,15 @@ class Relay:
         self.writes += 1
         self._request.write(data)
 
+    def go_on(self, answer: Answer) -> None:
+        """The bytes that follow come from another answer than the one that began."""
+        self._request.flow = answer
+        if self._request.connection.unwritable:
+            answer.pause()
+
     # -- for the path of a request
 
-    async def copy(self, answer: Answer) -> None:
+    async def copy(self, answer: Answer) -> Answer:
         """Wait until a committed answer has been copied, all but its end. Raises Refusal when it was cut off."""
         exchange = self._exchange
         try:
@@ -85,6 +91,7 @@ class Relay:
         note(exchange, answer, exchange.waited)
         if answer.failure is not None:
             raise refusal_for(answer.failure, answer.target)
+        return answer
 
     def finish(self, answer: Answer) -> None:
         """Write the withheld end of an answer that ended well."""

@@ -67,6 +67,7 @@ class Metrics:
         self._requests: dict[tuple[str, str, int, str], int] = {}
         self._tokens: dict[tuple[str, str, str], int] = {}
         self._attempts: dict[tuple[str, str], int] = {}
+        self._rescues: dict[tuple[str, str], int] = {}
         self._auth_failures: dict[str, int] = {}
         self._timings: dict[tuple[str, str], _Timing] = {}
 
@@ -84,6 +85,9 @@ class Metrics:
         for attempt in record.attempts:
             tried = (attempt.provider, attempt.outcome)
             self._attempts[tried] = self._attempts.get(tried, 0) + 1
+        if record.rescue:
+            rescued = (route, record.rescue.partition(":")[0])
+            self._rescues[rescued] = self._rescues.get(rescued, 0) + 1
         timing = self._timings.get((route, provider))
         if timing is None:
             timing = self._timings[route, provider] = _Timing()
@@ -115,6 +119,8 @@ class Metrics:
             out.append(SeriesValue("penstock_tokens_total", token_key, count))
         for attempt_key, count in self._attempts.items():
             out.append(SeriesValue("penstock_attempts_total", attempt_key, count))
+        for rescue_key, count in self._rescues.items():
+            out.append(SeriesValue("penstock_rescues_total", rescue_key, count))
         for reason, count in self._auth_failures.items():
             out.append(SeriesValue("penstock_auth_failures_total", (reason,), count))
         for labels, timing in self._timings.items():

@@ -60,6 +60,11 @@ class Reader(Protocol):
     done: bool
     """Whether the end of the answer has been read (such as [DONE]), so that `close` may be called at once."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether every choice asked for has ended, so that only usage and the end itself may follow."""
+        ...
+
     usage: Usage | None
     """What the upstream reported so far."""
 

@@ -107,6 +107,7 @@ class LlamaReader:
     )
 
     head = b""
+    whole = False
 
     def __init__(self, answer: Answer) -> None:
         self.aborts = False

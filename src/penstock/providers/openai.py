@@ -165,7 +165,8 @@ class OpenAI:
         inner: Reader
         bound = _forces(asked.tool_choice)
         if asked.stream:
-            inner = StreamReader(self.name, asked.include_usage, asked.n, Naming(target.model, self._now), bound)
+            naming = Naming(target.model, self._now)
+            inner = StreamReader(self.name, asked.include_usage, asked.n, naming, bound, target.skips_malformed)
         else:
             inner = BodyReader(self.name, target.model, self._now, bound)
         if asked.stop or self._tags or target.drop_unsupported:

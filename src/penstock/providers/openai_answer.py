@@ -4,8 +4,8 @@ A stream's events are looked into, not rewritten: each is decoded for what decid
 error), and a read whose events are all in order goes out as the very bytes that came in. Withheld are the usage event
 until the end (clients lose usage when a chunk follows it), and [DONE], which `close` gives only if every choice has had
 its finish_reason. Dropped are usage that the caller did not ask for, chunks without a choice, and all after [DONE].
-What the official clients fail on is mended (`wire.answer`, and `wire.completion` for whole answers); choices are begun
-in the order of their indexes.
+An event that cannot be read ends the answer, or is left out where that is configured. What the official clients fail
+on is mended (`wire.answer`, and `wire.completion` for whole answers); choices are begun in the order of their indexes.
 
 An error in the answer ends it in ProviderFault. Before the commit point it is raised at once, so that the attempt
 can be repeated elsewhere. Afterwards the events that came before it in the same read belong to the client: `feed`
@@ -108,6 +108,7 @@ class StreamReader:
         "_naming",
         "_provider",
         "_seen_event",
+        "_skips",
         "_sse",
         "_stray",
         "_usage_asked",
@@ -115,13 +116,20 @@ class StreamReader:
         "committed",
         "done",
         "usage",
+        "whole",
     )
 
     aborts = False
     head = b""
 
-    def __init__(self, provider: str, usage_asked: bool, n: int, naming: Naming, bound: bool = False) -> None:
-        """`bound`: the caller named a tool to call, and "stop" is then a right end of the call."""
+    def __init__(
+        self, provider: str, usage_asked: bool, n: int, naming: Naming, bound: bool = False, skips: bool = False
+    ) -> None:
+        """`bound`: the caller named a tool to call, and "stop" is then a right end of the call.
+
+        `skips`: an event that cannot be read is left out, instead of ending the answer.
+        """
+        self.whole = False
         self.committed = False
         self.done = False
         self.usage: Usage | None = None
@@ -130,6 +138,7 @@ class StreamReader:
         self._n = n
         self._naming = naming
         self._bound = bound
+        self._skips = skips
         self._sse = SseReader()
         self._body = _Body.UNKNOWN
         self._is_events = False
@@ -233,7 +242,12 @@ class StreamReader:
             if not data.isascii():
                 data.decode()
         except BROKEN:
-            data, chunk = self._read_parts(data)
+            try:
+                data, chunk = self._read_parts(data)
+            except ProviderFault:
+                if self._skips:
+                    return b""
+                raise
         if chunk.error:
             raise ProviderFault(failure_in_band(self._provider, chunk.error))
         if not chunk.choices:
@@ -366,6 +380,7 @@ class StreamReader:
             if documented == "stop" and not self._bound:
                 documented = "tool_calls"
             bare = calls.bare if documented not in CUT else ()
+        self.whole = len(self._finished) == self._n and all(self._finished.values())
         return None if documented == found else documented, bare
 
     def _study_calls(self, index: int, deltas: Any) -> tuple[CallMending, ...] | None:
@@ -410,6 +425,7 @@ class BodyReader:
 
     aborts = False
     head = b""
+    whole = False
 
     def __init__(self, provider: str, model: str, now: Callable[[], float], bound: bool = False) -> None:
         """`bound`: see `StreamReader`. `model`: the one asked for; `now`: Unix seconds."""

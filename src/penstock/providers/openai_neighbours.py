@@ -142,6 +142,7 @@ class WholeReader:
 
     aborts = False
     head = b""
+    whole = False
 
     def __init__(self, provider: str, read: Callable[[str, bytes], Usage | None]) -> None:
         self.committed = False
@@ -181,6 +182,7 @@ class _Stream:
 
     aborts = False
     head = b""
+    whole = False
 
     def __init__(self, provider: str) -> None:
         self.committed = False

@@ -172,6 +172,11 @@ class StreamRewriter:
                 self.done = self.aborts = True
         return out
 
+    @property
+    def whole(self) -> bool:
+        """See `providers.base.Reader`."""
+        return self._inner.whole
+
     def close(self) -> bytes:
         """The answer ended: return what was withheld, or raise ProviderFault if it is not whole."""
         whole = self._cut and not self._open  # whatever the upstream still says
@@ -252,6 +257,8 @@ class BodyRewriter:
     """Edits one whole answer; see `providers.base.Reader`."""
 
     __slots__ = ("_edits", "_inner", "aborts", "committed", "done", "head", "usage")
+
+    whole = False
 
     def __init__(self, inner: Reader, edits: Edits) -> None:
         self.committed = False

@@ -29,6 +29,19 @@ def _count(value: Any) -> int:
     return value if type(value) is int and 0 <= value < MOST else 0
 
 
+def total(one: Usage, other: Usage | None) -> Usage:
+    """The usage of two attempts at one answer; what is not reported of both is estimated."""
+    if other is None:
+        return one
+    return Usage(
+        one.prompt_tokens + other.prompt_tokens,
+        one.completion_tokens + other.completion_tokens,
+        one.cached_tokens + other.cached_tokens,
+        one.reasoning_tokens + other.reasoning_tokens,
+        one.source if one.source == other.source else "estimated",
+    )
+
+
 def usage_object(usage: Usage) -> dict[str, Any]:
     """Usage in OpenAI's form."""
     return {

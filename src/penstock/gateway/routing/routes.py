@@ -108,7 +108,7 @@ class Routes:
         if not usable:
             raise unavailable(asked.model, min(again) - now if again else 1.0)
         scene = Scene(asked, lanes.lane)
-        return Plan(tuple(route.policy(usable, scene)), (*away, *unfit), route.plan.policy)
+        return Plan(tuple(route.policy(usable, scene)), (*away, *unfit), route.plan.policy, route.plan.rescue)
 
     def _by_prefix(self, model: str) -> tuple[_Route, ...]:
         for prefix in self._prefixes:
@@ -145,25 +145,28 @@ class Routes:
         return (*named, self._route(route, model, asked, model.targets, model.policy))
 
     def _route(self, route: str, model: Model, asked: str, configs: Sequence[TargetConfig], policy: str) -> _Route:
-        targets = tuple(self._target(route, config, asked, model.drop_unsupported) for config in configs)
+        targets = tuple(self._target(route, config, asked, model) for config in configs)
         chosen = POLICIES[policy]
-        return _Route(Plan(targets, policy=policy), chosen, chosen is ordered and not _limited(targets))
+        rescue = model.rescue if model.rescue != "off" else ""
+        return _Route(Plan(targets, policy=policy, rescue=rescue), chosen, chosen is ordered and not _limited(targets))
 
-    def _target(self, route: str, config: TargetConfig, asked: str, drop_unsupported: bool) -> Target:
-        model = config.model or asked
-        label = f"{config.provider}/{model}"
+    def _target(self, route: str, config: TargetConfig, asked: str, model: Model) -> Target:
+        name = config.model or asked
+        label = f"{config.provider}/{name}"
         return Target(
             route,
             config.provider,
-            model,
+            name,
             wildcard=config.model is None and route[-1:] == "*",
             label=label.encode() if label.isascii() and label.isprintable() else config.provider.encode(),
             like=config.like,
-            drop_unsupported=drop_unsupported,
+            drop_unsupported=model.drop_unsupported,
             key=_key(route, config, asked),
             weight=config.weight,
             context=config.context,
             lacks=tuple(sorted({*config.lacks, *self._lacks.get(config.provider, ())})),
+            continues=config.continues,
+            skips_malformed=model.malformed_events == "skip",
         )
 
 

@@ -18,13 +18,16 @@ from penstock.errors import Failure, FailureKind, ProviderFault
 from penstock.gateway.exchange import Exchange
 from penstock.gateway.upstream.health import Admission
 from penstock.gateway.upstream.lanes import Lane
+from penstock.gateway.upstream.retries import Attempts
 from penstock.http.client import ClientConnection, HeaderList
 from penstock.providers.base import Call, Reader
 from penstock.types import Attempt, Target, milliseconds
+from penstock.wire.usage import total
 
 HELD_BYTES = 64 * 1024
 MAX_ERROR_BYTES = 256 * 1024
 ERROR_SECONDS = 5.0  # for the words of an error whose status is known
+END_SECONDS = 1.0  # for usage and [DONE], once every choice has its finish_reason
 
 
 class Output(Protocol):
@@ -46,6 +49,7 @@ class Answer:
     committed = False
     first_event = 0.0  # monotonic clock; once it is committed
     ended_at = 0.0  # once it has ended by itself
+    attempts: Attempts | None = None  # those before it, where there were any
     _connection: ClientConnection | None = None
     _ended: asyncio.Future[None] | None = None
     _error_status = 0
@@ -151,6 +155,8 @@ class Answer:
             raise
         if self.reader.done:
             self._finish()
+        elif self.reader.whole and self._connection is not None:
+            self._connection.await_end(END_SECONDS)
 
     def on_end(self) -> None:
         if self._connection is None:
@@ -165,6 +171,8 @@ class Answer:
             return
         if self._error_status:  # it was refused, whatever became of the words for it
             self._fail_refused()
+        elif self.reader.whole:
+            self._finish()
         else:
             self.fail(Failure(kind, f"The provider '{self.target.provider}' {message}."))
 
@@ -260,7 +268,10 @@ def note(exchange: Exchange, answer: Answer, waited: float = 0.0, outcome: str =
     `waited`: seconds between the attempt before and this one.
     """
     failure = answer.failure
-    exchange.usage = answer.reader.usage
+    exchange.usage = usage = answer.reader.usage
+    own = None
+    if exchange.spent is not None:  # it goes on with another answer
+        own, exchange.usage = usage, total(exchange.spent, usage)
     if failure is not None:
         status, outcome = failure.status, failure.kind.value
     else:
@@ -268,5 +279,5 @@ def note(exchange: Exchange, answer: Answer, waited: float = 0.0, outcome: str =
     target = answer.target
     took = milliseconds((answer.ended_at or time.monotonic()) - answer.started)
     exchange.attempts.append(
-        Attempt(target.provider, target.model, status, outcome, took, milliseconds(waited) if waited else 0.0)
+        Attempt(target.provider, target.model, status, outcome, took, milliseconds(waited) if waited else 0.0, own)
     )

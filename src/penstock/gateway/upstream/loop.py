@@ -5,6 +5,9 @@ by `retries.Attempts`, which holds all the rules; here they are carried out. Bef
 make it wait (`pressure`), and its breaker may refuse it (`health`): then nothing is sent, and the rules go on as if it
 had failed. A request that succeeds at its first attempt meets none of that machinery but two looks at its lane.
 
+An answer that broke off after the commit point may be rescued (`gateway.rescue`): what goes on with it is an attempt
+like the others.
+
 Cancelled anywhere, in a wait, a line, a connect or a call, `open` leaves nothing behind: a connection is aborted, a
 place in a line is left, a breaker's probe is given back, all in the same moment.
 """
@@ -13,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from penstock.config import Retries
 from penstock.errors import Failure, FailureKind, ProviderFault, Refusal
@@ -28,6 +31,9 @@ from penstock.http.client import PoolError
 from penstock.providers.base import AnyRequest, Call
 from penstock.types import Attempt, Plan, Target, milliseconds
 from penstock.wire.chat import ChatRequest
+
+Ask = Callable[[Target], tuple[AnyRequest, Output]]
+"""What one target is asked, and where its answer goes. Raises Refusal where there is nothing to be asked of it."""
 
 
 class Upstreams:
@@ -53,27 +59,54 @@ class Upstreams:
         self, asked: AnyRequest, plan: Plan, exchange: Exchange, output: Output, tried: Answer | Failure
     ) -> Answer:
         """The attempts after the first, which failed."""
-        patience = min(exchange.patience, self._clock() + self.retries.patience)
-        attempts = Attempts(plan.targets, self.retries, patience, self.lanes.ready_at, self._spend, self._jitter)
-        target, waited = plan.targets[0], 0.0
+        attempts = self._attempts(plan.targets, exchange)
+        failure = self._note(exchange, plan.targets[0], tried, 0.0)
+        answer = await self._follow(attempts, plan.targets[0], failure, lambda target: (asked, output), exchange)
+        if answer is None:
+            raise self._refusal(attempts)
+        return answer
+
+    async def rescue(self, broken: Answer, targets: Sequence[Target], ask: Ask, exchange: Exchange) -> Answer | None:
+        """Another answer after one that broke off when it had been committed; None where there is none.
+
+        It is an attempt like the others of this request, by the same rules, but at `targets` alone. `ask`: see `Ask`.
+        """
+        assert broken.failure is not None
+        attempts = broken.attempts or self._attempts(targets, exchange)
+        attempts.rescue(targets, self._patience(exchange))
+        return await self._follow(attempts, broken.target, broken.failure, ask, exchange)
+
+    async def _follow(
+        self, attempts: Attempts, target: Target, failure: Failure, ask: Ask, exchange: Exchange
+    ) -> Answer | None:
+        """The attempts after one at `target`, which failed and is on record; None where none of them led anywhere."""
         while True:
-            failure = self._note(exchange, target, tried, waited)
             following = attempts.after(target, failure, self._clock())
             if following is None:
                 exchange.stopped = attempts.stopped
-                raise self._refusal(attempts)
-            waited = following.wait
-            if waited:
-                await asyncio.sleep(waited)
+                return None
+            if following.wait:
+                await asyncio.sleep(following.wait)
             target = following.target
             try:
+                asked, output = ask(target)
                 tried = await self._try(asked, following, self._lane(asked, target), exchange, output)
             except Refusal:  # this target cannot do what is asked, which is not what the first one said
                 exchange.stopped = "unsuited"
-                raise self._refusal(attempts) from None
+                return None
             if isinstance(tried, Answer) and (tried.failure is None or tried.committed):
-                exchange.waited = waited
+                exchange.waited = following.wait
+                tried.attempts = attempts
                 return tried
+            failure = self._note(exchange, target, tried, following.wait)
+
+    def _attempts(self, targets: Sequence[Target], exchange: Exchange) -> Attempts:
+        patience = self._patience(exchange)
+        return Attempts(targets, self.retries, patience, self.lanes.ready_at, self._spend, self._jitter)
+
+    def _patience(self, exchange: Exchange) -> float:
+        """Until when attempts may begin, after a failure just now."""
+        return min(exchange.patience, self._clock() + self.retries.patience)
 
     def _note(self, exchange: Exchange, target: Target, tried: Answer | Failure, waited: float) -> Failure:
         """Put what was tried on the exchange."""

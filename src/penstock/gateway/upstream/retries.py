@@ -56,6 +56,7 @@ _VERDICTS = {
     FailureKind.REFUSED_US: Verdict.ELSEWHERE,
     FailureKind.TIMEOUT_TOTAL: Verdict.FINAL,  # the caller's patience, or all that one answer may take, is spent
     FailureKind.INVALID: Verdict.FINAL,
+    FailureKind.DIFFERS: Verdict.FINAL,
 }
 
 
@@ -179,6 +180,11 @@ class Attempts:
         if now >= self._patience:
             return self._stop("patience")
         return self._unvisited(now) or self._go_round(now)
+
+    def rescue(self, targets: Sequence[Target], patience: float) -> None:
+        """An answer broke off after the caller had its beginning: what follows is for `targets`, until `patience`."""
+        self._targets = list(targets)
+        self._patience = patience
 
     def _note(self, target: Target, failure: Failure, allowed: Verdict, now: float) -> None:
         """What the failure says of its target."""
