@@ -211,19 +211,39 @@ def test_the_targets_own_count_sets_the_pace() -> None:
 
         async def main(loop: Clock) -> None:
             one, _ = pressed(loop, 1000, pace=1000.0)
+            one.limit = 5000.0
             counts = {"limit": str(limit), "remaining": str(remaining), "reset": reset}
             one.told([(f"x-ratelimit-{name}-requests".encode(), value.encode()) for name, value in counts.items()])
-            paces.append(one.pace)
+            began = loop.time()
+            assert await one.enter(began + 3600.0)
+            assert await one.enter(began + 3600.0)
+            paces.append(1.0 / (loop.time() - began))
 
         on_the_clock(main)
         return paces[0]
 
-    assert told(600, 590, "1s") == 590.0  # a window that is nearly whole
+    assert told(600, 590, "1s") == pytest.approx(590.0)  # a window that is nearly whole
     assert told(600, 10, "59s") == pytest.approx(10.0)  # ten a second flow back
-    assert told(60, 0, "1m0s") == 1.0
-    assert told(60, 0, "0s") == 1000.0
-    assert told(1, 1, "1h0m0s") == PACE_LEAST
-    assert told(600, 0, "soon") == 1000.0
+    assert told(60, 0, "1m0s") == pytest.approx(1.0)
+    assert told(60, 0, "0s") == pytest.approx(1000.0)
+    assert told(1, 1, "1h0m0s") == pytest.approx(PACE_LEAST)
+    assert told(600, 0, "soon") == pytest.approx(1000.0)
+
+
+def test_what_is_left_of_a_window_says_nothing_of_the_next_one() -> None:
+    async def main(loop: Clock) -> None:
+        one, _ = pressed(loop, 0, pace=10.0)
+        one.limit = 5000.0
+        count = [(b"x-ratelimit-limit-requests", b"10"), (b"x-ratelimit-reset-requests", b"900ms")]
+        one.told([*count, (b"x-ratelimit-remaining-requests", b"5")])
+        gone = []
+        for _ in range(10):
+            assert await one.enter(loop.time() + 60.0)
+            gone.append(loop.time() - 1000.0)
+        assert sum(at < 0.8 for at in gone) == 5
+        assert gone[-1] - gone[-2] == pytest.approx(0.1, abs=0.01)
+
+    on_the_clock(main)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ is in force:
 - Pace: a 429 sets it a little below what the target has lately accepted, each good second raises it a little. From
   outside, limits on rate and on concurrency cannot be told apart, so both are kept.
 - The target's own words: Retry-After stops all calls until then; `x-ratelimit-*-requests` give a pace that ours does
-  not exceed.
+  not exceed, for as long as they hold.
 
 A burst of 429s counts once: calls that were sent before the last decrease say nothing new.
 
@@ -58,6 +58,8 @@ class Gate:
         "_line",
         "_loop",
         "_timer",
+        "_told",
+        "_told_until",
         "closed_until",
         "limit",
         "next_at",
@@ -78,6 +80,8 @@ class Gate:
         self._granted = 0  # turns given to callers that have not begun their call yet
         self._accepted: deque[float] = deque()
         self._last = 0.0  # the last 429
+        self._told = INFINITE  # the pace by the target's own count
+        self._told_until = 0.0
         self._decreased = -INFINITE
         self._grown = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -144,14 +148,16 @@ class Gate:
         """Read the target's own count in the head of an answer: how many calls are left, and when all are again.
 
         Where its limit refills steadily, that is ``(limit - remaining) / reset`` a second; where it is a window,
-        ``remaining / reset``. The greater is kept, since the lesser would starve the former.
+        ``remaining / reset``. The greater is kept, since the lesser would starve the former. It holds until the
+        reset or the next such words: what is left of a window says nothing of the next one.
         """
         said = {name: value for name, value in headers if name in _COUNTS}
         if len(said) == len(_COUNTS):
             limit, remaining = _number(said[_LIMIT]), _number(said[_REMAINING])
             reset = seconds(said[_RESET].decode("latin-1"))
             if limit is not None and remaining is not None and reset:
-                self.pace = min(self.pace, max(PACE_LEAST, max(remaining, limit - remaining) / reset))
+                self._told = max(PACE_LEAST, max(remaining, limit - remaining) / reset)
+                self._told_until = self._clock() + reset
 
     def ended(self) -> None:
         """A call has ended, so that there may be room."""
@@ -178,7 +184,7 @@ class Gate:
     def _relax(self, now: float) -> None:
         self.pressed = False
         self.limit = self.pace = INFINITE
-        self.next_at = self.closed_until = 0.0
+        self.next_at = self.closed_until = self._told_until = 0.0
         self._serve(now)  # all who are in the line: nobody else would think of them
 
     def _has_room(self) -> bool:
@@ -187,12 +193,16 @@ class Gate:
     def _opens_at(self) -> float:
         return max(self.next_at, self.closed_until)
 
+    def _paced(self, now: float) -> float:
+        """Calls a second that may be made now."""
+        return min(self.pace, self._told) if now < self._told_until else self.pace
+
     def _turn_at(self, now: float) -> float:
         """About when one who joined the line now would have its turn, by the pace alone."""
-        return max(now, self._opens_at()) + len(self._line) / self.pace
+        return max(now, self._opens_at()) + len(self._line) / self._paced(now)
 
     def _pass(self, now: float) -> None:
-        self.next_at = max(now, self._opens_at()) + 1.0 / self.pace
+        self.next_at = max(now, self._opens_at()) + 1.0 / self._paced(now)
 
     def _serve(self, now: float) -> None:
         """Give turns to those whose time has come; see to it that the next is thought of."""
