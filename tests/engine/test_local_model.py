@@ -21,7 +21,7 @@ from penstock.engine.spec import EngineSpec
 from penstock.errors import FailureKind, InvalidRequest, ProviderFault
 from penstock.http.client import ClientConnection, HeaderList, Pool
 from penstock.providers.base import Call, Reader, Reply
-from penstock.providers.llama import Llama
+from penstock.providers.llama import BUILTIN_FILE, Llama
 from penstock.types import Target
 from penstock.wire.chat import ChatRequest, decode_chat
 
@@ -182,6 +182,18 @@ def test_a_stream_says_the_same_as_a_whole_answer(talk: Running) -> None:
         for index in range(params.get("n", 1)):
             assert content(stream, index) == content(whole, index)
         assert sorted(finishes(stream)) == sorted(finishes(whole))
+
+
+def test_an_answer_that_broke_off_after_a_word_is_continued(models: Path) -> None:
+    question = [{"role": "user", "content": "What is Penstock?"}]
+    asked = {"stream": True, "continue_final_message": True, "add_generation_prompt": False}
+    with running(EngineSpec(str(BUILTIN_FILE)), models / "demo") as demo:
+        demo.until_ready()
+        whole = content(ask(demo, question))
+        for words in (1, 3, 5):
+            begun = " ".join(whole.split(" ")[:words])
+            rest = ask(demo, [*question, {"role": "assistant", "content": begun}], **asked)
+            assert begun + content(rest) == whole
 
 
 def test_no_limit_cuts_a_character_in_two(talk: Running) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -19,7 +18,7 @@ from penstock.fake_upstream import Answer, Chunk, FakeUpstream
 from penstock.fake_upstream.script import Cut, Tokens, ToolCall
 from penstock.fake_upstream.server import Scripted
 from penstock.types import Record
-from support.gateway import KEY, LENIENT, Answered, Running, chat, gateway, run, upstream
+from support.gateway import KEY, LENIENT, Answered, Running, chat, gateway, run, until, upstream
 
 TEXT = "A penstock is the gated pipe that feeds a turbine: «full pressure», controlled flow. 🌊"
 PIECES = ("A penstock is ", "the gated pipe ", "that feeds a ", "turbine: «full ", "pressure», controlled flow. 🌊")
@@ -483,10 +482,10 @@ def test_a_slow_reader_pauses_the_answer_that_goes_on() -> None:
             await client.send(chat(stream=True))
             await client.read_until(b"xx")
             client.reader._transport.pause_reading()  # type: ignore[attr-defined]
-            await scene.two.request()
-            for _ in range(50):
-                await asyncio.sleep(0.005)
-            assert scene.two.seen[0].sent_bytes < most
+            seen = await scene.two.request()
+            pool = scene.running.pools["second"]
+            await until(lambda: any(connection._paused for connection in pool.connections))
+            assert seen.sent_bytes < most
 
     in_scene(main, Answer(chunks=flood.chunks, cut=Cut(after_events=20, how="reset")), flood)
 

@@ -114,6 +114,23 @@ def test_a_request_becomes_a_template_and_a_completion() -> None:
     }
 
 
+def test_a_message_to_be_continued_goes_behind_the_template() -> None:
+    begun = {"messages": [USER, {"role": "assistant", "content": "Hel"}], "add_generation_prompt": False}
+    asked, body = drive(provider().prepare(request(**begun, continue_final_message=True), TARGET), prompt())
+    assert asked[0]["messages"] == [USER]
+    assert body["prompt"] == "PROMPTHel"
+    assert not body.keys() & {"continue_final_message", "add_generation_prompt"}
+    asked, body = drive(provider().prepare(request(**begun, continue_final_message=False), TARGET), prompt())
+    assert len(asked[0]["messages"]) == 2
+    assert body["prompt"] == "PROMPT"
+
+
+@pytest.mark.parametrize("last", [USER, {"role": "assistant", "content": None, "refusal": "No."}])
+def test_only_text_of_the_assistants_is_continued(last: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match="continue_final_message"):
+        next(provider().prepare(request(messages=[USER, last], continue_final_message=True), TARGET))
+
+
 def test_absent_parameters_have_openais_defaults() -> None:
     _, body = drive(provider().prepare(request(), TARGET), prompt())
     assert (body["temperature"], body["top_p"], body["n_predict"]) == (1.0, 1.0, -1)

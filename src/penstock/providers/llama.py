@@ -9,6 +9,9 @@ Always streamed, with progress reported, also when the caller wants one body: on
 hang-up while it reads the prompt or generates, and stop. The context's limit is the engine's to enforce, which it does
 before the first byte, so that no call is spent on counting tokens.
 
+A request with `continue_final_message`, as vLLM's have it, gets the rest of its last message: that is left out of the
+template, and its text goes behind what the template gives.
+
 What this model cannot do is refused with `unsupported_parameter` before anything is sent; nothing is silently left
 out but what has no meaning here (user, store, service_tier, prediction, caching hints), and metadata, which is echoed
 with store.
@@ -30,7 +33,7 @@ from penstock.config import Upstream
 from penstock.errors import Failure, FailureKind, InvalidRequest, ProviderFault
 from penstock.providers.base import AnyRequest, Call, Preparation, Reader
 from penstock.providers.llama_answer import LAST_EVENT_FIELDS, Answer, LlamaReader
-from penstock.providers.llama_messages import FORMS, refuse_media
+from penstock.providers.llama_messages import CONTINUING, FORMS, begun, refuse_media
 from penstock.providers.llama_sampling import sampling
 from penstock.types import EngineAddress, Origin, Target
 from penstock.wire.answer import BROKEN
@@ -169,12 +172,14 @@ class Llama:
         """Nothing here changes while we run."""
 
     def _calls(self, chat: ChatRequest, generation: dict[str, Any]) -> Preparation:
-        said = ""
+        said, beginning = "", begun(chat)
+        messages = chat.messages if beginning is None else chat.messages[:-1]
         for form in FORMS:
-            body = {"messages": form(chat.messages), "chat_template_kwargs": {"enable_thinking": False}}
+            body = {"messages": form(messages), "chat_template_kwargs": {"enable_thinking": False}}
             reply = yield Call(self._template_head, _encode(body))
             if reply.status == 200:
-                generation["prompt"] = msgspec.json.decode(reply.body, type=_Prompt).prompt
+                prompt = msgspec.json.decode(reply.body, type=_Prompt).prompt
+                generation["prompt"] = prompt + (beginning or "")
                 return Call(self._completion_head, _encode(generation))
             failure = self.failure(reply.status, reply.headers, reply.body)
             # A template that raises is told as 400, and as 500 where the engine could not read the messages.
@@ -209,7 +214,7 @@ class Llama:
             body["logit_bias"] = chat.logit_bias
         if chat.unknown:
             members = split(chat.body)
-            body |= sampling({name: members[name] for name in chat.unknown})
+            body |= sampling({name: members[name] for name in chat.unknown if name not in CONTINUING})
         return body
 
 

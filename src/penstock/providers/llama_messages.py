@@ -13,12 +13,38 @@ from typing import Any
 import msgspec
 
 from penstock.errors import InvalidRequest
+from penstock.wire.chat import ChatRequest
 from penstock.wire.messages import CustomCall, Declined, Message, Text
+
+CONTINUING = ("continue_final_message", "add_generation_prompt")
 
 Turn = dict[str, Any]
 Form = Callable[[Sequence[Message]], list[Turn]]
 
 _ROLES = {"developer": "system", "function": "tool"}
+
+
+class _Continuing(msgspec.Struct):
+    continue_final_message: Any = None
+
+
+_decode_continuing = msgspec.json.Decoder(_Continuing).decode
+
+
+def begun(chat: ChatRequest) -> str | None:
+    """The text that the answer is to go on from, None where it is a new one; raises InvalidRequest where it cannot.
+
+    `add_generation_prompt`, which vLLM wants to be false beside it, is not looked at.
+    """
+    if "continue_final_message" not in chat.unknown or not _decode_continuing(chat.body).continue_final_message:
+        return None
+    last = chat.messages[-1]
+    if last.role != "assistant" or not isinstance(last.content, str) or _calls(last):
+        raise InvalidRequest(
+            "'continue_final_message' takes a last message of the assistant's, with text and nothing else.",
+            param="messages",
+        )
+    return last.content
 
 
 def refuse_media(messages: Sequence[Message]) -> None:
