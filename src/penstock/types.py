@@ -69,15 +69,17 @@ class Skipped(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Targets to try, in the order that `policy` gave them, never empty; and those that were left out.
+    """Targets to try, in the order that `policy` gave them; and those that were left out.
 
-    `rescue`: what is done for an answer that broke off: continue, splice, or nothing where it is empty.
+    `rescue`: what is done for an answer that broke off: continue, splice, or nothing where it is empty. `ready_in`:
+    where no target is left, seconds until one may be called again.
     """
 
     targets: tuple[Target, ...]
     dropped: tuple[Dropped, ...] = ()
     policy: str = "ordered"
     rescue: str = ""
+    ready_in: float = 0.0
 
 
 class EngineAddress(msgspec.Struct, frozen=True):

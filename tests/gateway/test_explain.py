@@ -57,6 +57,30 @@ def test_an_open_breaker_is_told_and_the_reason_why_a_provider_is_down_is_not() 
     run(main())
 
 
+def test_where_no_target_can_be_called_it_says_of_each_why_and_so_does_the_record_of_a_request() -> None:
+    async def main() -> None:
+        async with FakeUpstream() as fake:
+            providers = [upstream(fake.base_url, name) for name in ("one", "two")]
+            async with gateway(*providers, models={"gpt-*": to("one", "two")}) as running:
+                running.api.gateway.down = {"one": "/srv/weights.gguf is missing", "two": "it is loading"}
+                found = (await explained(running)).json()
+                assert (found["route"], found["targets"]) == ("gpt-*", [])
+                assert [(one["provider"], one["reason"]) for one in found["skipped"]] == [
+                    ("one", "it is down"),
+                    ("two", "it is down"),
+                ]
+                answered = await running.chat()
+                assert (answered.status, answered.error["code"]) == (503, "overloaded")
+                record = next(one for one in await running.recorder.wait(2) if one.status == 503)
+                assert (record.route, record.provider, record.attempts) == ("gpt-*", "", ())
+                assert [(one.provider, one.reason) for one in record.skipped] == [
+                    ("one", "/srv/weights.gguf is missing"),
+                    ("two", "it is loading"),
+                ]
+
+    run(main())
+
+
 def test_it_refuses_what_the_request_itself_would_be_refused_for() -> None:
     async def main() -> None:
         async with FakeUpstream() as fake, gateway(upstream(fake.base_url), models={"m": to("fake")}) as running:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.config import KeyRoute, Model, TargetConfig
-from penstock.errors import ModelNotFound, Overloaded
-from penstock.gateway.routing import Routes, allowed
+from penstock.errors import ModelNotFound
+from penstock.gateway.routing import Routes, allowed, unavailable
 from penstock.types import Dropped, Plan, Principal, Target
 from penstock.wire.chat import ChatRequest, decode_chat
 from penstock.wire.neighbours import NeighbourRequest
@@ -119,10 +119,12 @@ def test_targets_keep_the_order_of_the_configuration_and_those_that_are_down_are
 
 def test_a_model_whose_targets_are_all_down_is_a_503_that_keeps_the_reason_to_itself() -> None:
     routes = Routes({"m": to("one", "two")}, {})
-    with pytest.raises(Overloaded) as caught:
-        plan(routes, "m", one="/srv/weights.gguf is missing", two="10.0.0.7 is away")
-    assert caught.value.headers == ((b"Retry-After", b"1"),)
-    assert caught.value.message == "No target of the model 'm' can answer now; try again shortly."
+    found = plan(routes, "m", one="/srv/weights.gguf is missing", two="10.0.0.7 is away")
+    assert found.targets == ()
+    assert [dropped.reason for dropped in found.dropped] == ["/srv/weights.gguf is missing", "10.0.0.7 is away"]
+    refusal = unavailable("m", found.ready_in)
+    assert (refusal.status, refusal.headers) == (503, ((b"Retry-After", b"1"),))
+    assert refusal.message == "No target of the model 'm' can answer now; try again shortly."
 
 
 def test_a_forbidden_model_is_told_in_the_words_of_one_that_does_not_exist() -> None:
@@ -235,9 +237,13 @@ def test_a_target_whose_breaker_is_open_is_left_out_and_says_for_how_long() -> N
 
 def test_a_model_whose_breakers_are_all_open_says_when_to_come_back() -> None:
     routes = Routes({"m": to("one", "two")}, {}, lambda: 100.0)
-    with pytest.raises(Overloaded) as caught:
-        routes.plan(chatting(), ANYONE, {}, Lanes(one=Load(wait=9.0), two=Load(wait=2.1)))
-    assert caught.value.headers == ((b"Retry-After", b"3"),)
+    found = routes.plan(chatting(), ANYONE, {}, Lanes(one=Load(wait=9.0), two=Load(wait=2.1)))
+    assert found.targets == ()
+    assert [dropped.reason for dropped in found.dropped] == [
+        "its breaker is open for another 9.0 s",
+        "its breaker is open for another 2.1 s",
+    ]
+    assert unavailable("m", found.ready_in).headers == ((b"Retry-After", b"3"),)
 
 
 def test_some_keys_have_targets_and_policies_of_their_own() -> None:

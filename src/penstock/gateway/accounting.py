@@ -11,13 +11,14 @@ from penstock.types import Dropped, Record, Skipped, milliseconds
 def record(exchange: Exchange, now: float) -> Record:
     """What is kept of this exchange; `now` is of the monotonic clock, as the exchange's times are."""
     target = exchange.target
+    routed = target or (exchange.dropped[0].target if exchange.dropped else None)
     first = exchange.first_event
     # By position, in the order of the declaration: names would cost as much as the rest.
     return Record(
         exchange.request_id,
         exchange.started_at,
         exchange.principal.key_id if exchange.principal is not None else "",
-        target.route if target is not None else "",
+        routed.route if routed is not None else "",
         target.provider if target is not None else "",
         target.model if target is not None else "",
         exchange.stream,

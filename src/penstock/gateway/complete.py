@@ -18,7 +18,7 @@ from penstock.gateway.exchange import Exchange
 from penstock.gateway.refusals import blamed
 from penstock.gateway.relay import Heartbeats, Relay
 from penstock.gateway.rescue import Rescue
-from penstock.gateway.routing import Routes
+from penstock.gateway.routing import Routes, unavailable
 from penstock.gateway.telemetry import Telemetry
 from penstock.gateway.upstream import Upstreams, note
 from penstock.http.connection import Request
@@ -62,6 +62,8 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
         exchange.stream = asked.stream
         plan = gateway.routes.plan(asked, principal, gateway.down, gateway.upstreams.lanes)
         exchange.dropped = plan.dropped
+        if not plan.targets:
+            raise unavailable(asked.model, plan.ready_in)
         way = relay if not plan.rescue else Rescue(relay, gateway.upstreams, asked, plan, exchange)
         answer = await gateway.upstreams.open(asked, plan, exchange, way)
         if answer.committed:

@@ -13,7 +13,7 @@ def explain(gateway: Gateway, principal: Principal, body: bytes) -> JSON:
     """What would be done with the chat completion request `body`. Raises Refusal where it would be refused.
 
     The targets come in the order in which they would be tried now, each with its breaker and its load in this worker;
-    a policy that draws lots draws again for the request itself.
+    a policy that draws lots draws again for the request itself. Where none can be called now, it is said of each why.
     """
     asked = decode_chat(body)
     lanes = gateway.upstreams.lanes
@@ -30,12 +30,13 @@ def explain(gateway: Gateway, principal: Principal, body: bytes) -> JSON:
             "turn_in_ms": round(lane.gate.opens_in() * 1000) if lane.gate.pressed else 0,
         }
 
+    known = (*plan.targets, *(dropped.target for dropped in plan.dropped))
     retries = gateway.upstreams.retries
     return {
         "object": "penstock.explanation",
         "created": int(time.time()),
         "model": asked.model,
-        "route": plan.targets[0].route,
+        "route": known[0].route,
         "policy": plan.policy,
         "rescue": plan.rescue or "off",
         "targets": [shown(target) for target in plan.targets],

@@ -4,3 +4,4 @@ from penstock.gateway.routing.routes import Routes as Routes
 from penstock.gateway.routing.routes import allowed as allowed
 from penstock.gateway.routing.routes import not_found as not_found
 from penstock.gateway.routing.routes import shortened as shortened
+from penstock.gateway.routing.routes import unavailable as unavailable

@@ -75,8 +75,8 @@ class Routes:
     def plan(self, asked: AnyRequest, principal: Principal, down: Mapping[str, str], lanes: Lanes) -> Plan:
         """The targets for a request. `down`: providers that cannot be used now, with reasons.
 
-        Raises ModelNotFound for an unknown model or one that this key may not use; Overloaded when no target can be
-        called now.
+        None of them may be one that can be called now; then the plan says why, and when. Raises ModelNotFound for an
+        unknown model or one that this key may not use.
         """
         model = asked.model
         routes = self._exact.get(model) or self._by_prefix(model)
@@ -105,10 +105,9 @@ class Routes:
                 usable.append(target)
         if not usable:  # one that is well says best itself what it cannot do
             usable, unfit = [dropped.target for dropped in unfit], []
-        if not usable:
-            raise unavailable(asked.model, min(again) - now if again else 1.0)
-        scene = Scene(asked, lanes.lane)
-        return Plan(tuple(route.policy(usable, scene)), (*away, *unfit), route.plan.policy, route.plan.rescue)
+        order = tuple(route.policy(usable, Scene(asked, lanes.lane))) if usable else ()
+        ready_in = min(again) - now if again else 1.0
+        return Plan(order, (*away, *unfit), route.plan.policy, route.plan.rescue, 0.0 if usable else ready_in)
 
     def _by_prefix(self, model: str) -> tuple[_Route, ...]:
         for prefix in self._prefixes:
@@ -203,6 +202,7 @@ def not_found(model: str) -> ModelNotFound:
 
 
 def unavailable(model: str, wait: float) -> Overloaded:
+    """`wait`: seconds until it is worth another try."""
     # The reasons name files and hosts, which are the operator's business: they are in the log and the record.
     return Overloaded(
         f"No target of the model '{shortened(model)}' can answer now; try again shortly.",
