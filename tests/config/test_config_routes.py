@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from config_cases import GOOD, only, problems
+from config_cases import ENV, GOOD, TYPES, only, problems, written
+
+from penstock.config import load
 
 
 @pytest.mark.parametrize("name", ["gpt-*x", "a**", "*a", "", " a", "a\\n", "x" * 257])
@@ -44,3 +46,33 @@ def test_a_configuration_without_models_serves_nothing(tmp_path: Path) -> None:
 def test_a_forgotten_pair_of_quotes_is_recognised(tmp_path: Path) -> None:
     problem = only(problems(tmp_path, GOOD.replace('"gpt-5.4"', "gpt-5.4")))
     assert (problem.line, problem.fix) == (5, 'write [models."gpt-5.4"]')
+
+
+def served(directory: Path, text: str) -> bool:
+    """Whether it is taken, model and all."""
+    return "gpt-5.4" in load(written(directory, text), ENV, TYPES).models
+
+
+CONTINUES = GOOD.replace('provider = "openai"', 'provider = "openai", continues = "message"')
+
+
+def test_to_continue_answers_takes_a_target_that_can(tmp_path: Path) -> None:
+    given = GOOD.replace("targets =", 'rescue = "continue"\ntargets =')
+    problem = only(problems(tmp_path, given))
+    assert problem.where == 'models."gpt-5.4".rescue'
+    assert problem.message == "of no effect: no target continues an answer"
+    assert served(tmp_path, CONTINUES.replace("targets =", 'rescue = "continue"\ntargets ='))
+    assert served(tmp_path, GOOD.replace("targets =", 'rescue = "splice"\ntargets ='))
+
+
+@pytest.mark.parametrize("rescue", ["", 'rescue = "off"\n', 'rescue = "splice"\n'])
+def test_a_target_continues_nothing_unless_the_model_says_so(tmp_path: Path, rescue: str) -> None:
+    problem = only(problems(tmp_path, CONTINUES.replace("targets =", f"{rescue}targets =")))
+    assert problem.where == 'models."gpt-5.4".targets[0].continues'
+    assert problem.message == "of no effect: the answers of this model are not continued"
+
+
+def test_a_target_for_some_keys_may_be_the_one_that_continues(tmp_path: Path) -> None:
+    given = GOOD.replace("targets =", 'rescue = "continue"\ntargets =')
+    given += 'for_keys = [{ keys = ["a"], targets = [{ provider = "openai", continues = "prefix" }] }]\n'
+    assert served(tmp_path, given)

@@ -18,7 +18,7 @@ from penstock.fake_upstream import Answer, Chunk, FakeUpstream
 from penstock.fake_upstream.script import Cut, Tokens, ToolCall
 from penstock.fake_upstream.server import Scripted
 from penstock.types import Record
-from support.gateway import KEY, LENIENT, Answered, Running, chat, gateway, run, until, upstream
+from support.gateway import KEY, LENIENT, Answered, Running, chat, gateway, request, run, until, upstream
 
 TEXT = "A penstock is the gated pipe that feeds a turbine: «full pressure», controlled flow. 🌊"
 PIECES = ("A penstock is ", "the gated pipe ", "that feeds a ", "turbine: «full ", "pressure», controlled flow. 🌊")
@@ -387,6 +387,21 @@ def test_an_answer_that_ends_in_an_error_of_its_provider_is_continued() -> None:
     streamed = asked(fails, REST)
     streamed.is_one_answer()
     assert streamed.text == TEXT
+
+
+def test_the_callers_patience_counts_from_the_last_bytes_it_got() -> None:
+    slow = tuple(Chunk(text=piece, wait=0.3) for piece in PIECES)  # longer in all than the caller waits for any of it
+    broken = Answer(chunks=slow, cut=Cut(after_events=ROLE + 4, how="reset"))
+
+    async def main(scene: Scene) -> None:
+        body = json.dumps({"model": "gpt-5.4", "stream": True, "messages": [{"role": "user", "content": "Go."}]})
+        fields = {"x_stainless_read_timeout": "1.0"}
+        asking = request("POST", "/v1/chat/completions", body=body.encode(), **fields)
+        streamed = Streamed(await scene.running.ask(asking), await scene.running.record())
+        streamed.is_one_answer()
+        assert streamed.text == TEXT
+
+    in_scene(main, broken, REST)
 
 
 # -- splice

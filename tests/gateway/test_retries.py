@@ -218,3 +218,25 @@ def test_a_budget_never_grants_more_than_it_earned(steps: list[tuple[bool, float
         else:
             granted += budget.spend(now)
         assert granted <= 3 + 0.2 * calls + 1.0 * now + 1e-6
+
+
+def test_a_rescue_is_one_of_the_attempts_and_goes_to_its_own_targets() -> None:
+    state = attempts(*TARGETS, retries=Retries(attempts=3))
+    assert state.after(ONE, DOWN, 0.0) == Try(TWO)
+    state.rescue([THREE], FOREVER)
+    assert state.after(TWO, DOWN, 0.0) == Try(THREE)
+    assert state.after(THREE, DOWN, 0.0) is None
+    assert (state.stopped, state.first_failure) == ("attempts", (DOWN, ONE))
+
+
+def test_a_rescue_has_a_patience_of_its_own() -> None:
+    state = attempts(*TARGETS, patience=10.0)
+    state.rescue([TWO], 30.0)
+    assert state.after(ONE, DOWN, 20.0) == Try(TWO)
+    assert state.after(TWO, DOWN, 30.0) is None
+    assert state.stopped == "patience"
+
+
+def test_what_differs_is_not_asked_for_again() -> None:
+    state = attempts(*TARGETS)
+    assert state.after(ONE, Failure(FailureKind.DIFFERS, "It says something else."), 0.0) is None

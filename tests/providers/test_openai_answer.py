@@ -652,3 +652,44 @@ def test_mutated_whole_answers_give_a_body_or_a_provider_fault(body: bytes) -> N
     except ProviderFault:
         return
     assert json.loads(sent)["choices"]
+
+
+GARBAGE = event(b'{"choices":[{"index":0,"delta":{"content":"lo')
+
+
+def test_an_answer_is_whole_with_the_last_finish_reason() -> None:
+    reader = stream_reader(n=2)
+    assert not reader.whole
+    for piece, whole in ((ROLE + TEXT, False), (STOP, False), (choices(step(b'{"content":"x"}', index=1)), False)):
+        reader.feed(piece)
+        assert reader.whole == whole
+    reader.feed(choices(step(b"{}", b'"length"', 1)))
+    assert reader.whole
+
+
+def test_an_event_that_cannot_be_read_is_left_out_where_that_is_configured() -> None:
+    reader = StreamReader("acme", False, 1, Naming("gpt-5.4", lambda: 1.0), skips=True)
+    bad = [GARBAGE, event(b"\xff"), event(b"[]"), event(b'{"choices":[{"index":0,"delta":7}]}')]
+    out = reader.feed(bad[0] + ROLE) + b"".join(reader.feed(one + TEXT) for one in bad)
+    assert out + reader.feed(STOP) + reader.close() == ROLE + TEXT * len(bad) + STOP + DONE
+
+
+def test_it_is_left_out_of_a_read_that_has_others_as_well() -> None:
+    reader = StreamReader("acme", False, 1, Naming("gpt-5.4", lambda: 1.0), skips=True)
+    assert reader.feed(ROLE + TEXT + GARBAGE + TEXT + STOP + DONE) == ROLE + TEXT + TEXT + STOP
+    assert reader.close() == DONE
+
+
+def test_an_error_is_no_event_that_cannot_be_read() -> None:
+    reader = StreamReader("acme", False, 1, Naming("gpt-5.4", lambda: 1.0), skips=True)
+    assert reader.feed(ROLE + TEXT) == ROLE + TEXT
+    reader.feed(event(b'{"error":{"message":"lost","type":"server_error"}}'))
+    with pytest.raises(ProviderFault):
+        reader.close()
+
+
+def test_nothing_but_events_that_cannot_be_read_is_no_answer() -> None:
+    reader = StreamReader("acme", False, 1, Naming("gpt-5.4", lambda: 1.0), skips=True)
+    assert reader.feed(GARBAGE + GARBAGE + DONE) == b""
+    with pytest.raises(ProviderFault, match="finish_reason"):
+        reader.close()

@@ -94,10 +94,10 @@ class Rescue:
                 if why := self._unready():
                     exchange.rescue = f"unfit: {why}"
                     return None
-                exchange.rescue = "failed"  # unless it comes to an end
                 exchange.patience = self._last + patience
                 answer = await self._upstreams.rescue(broken, self._targets(), self._ask, exchange)
                 if answer is None:
+                    exchange.rescue = "failed"
                     return None
                 try:
                     await self._relay.copy(answer)
@@ -133,6 +133,8 @@ class Rescue:
             return ""
         if self._said.reasoned:
             return "it reasoned"
+        if not self._said.text:
+            return "nothing was said"
         if may_end_in_a_stop(self._said.text, asked.stop):
             return "a stop string may have begun"
         left = self._left()
@@ -153,13 +155,15 @@ class Rescue:
     def _finish(self, answer: Answer) -> Answer | None:
         """Give the answer that went on the end of the stream that the client sees."""
         assert self._seam is not None
+        exchange = self._exchange
         try:
             tail = self._seam.take(answer.tail)
         except Differs:
+            exchange.rescue = "failed"
             return None
         self._account(answer, "estimated")
-        answer.tail = tail + self._seam.end(self._exchange.usage)
-        self._exchange.rescue = "continued" if self._plan.rescue == CONTINUE else "spliced"
+        answer.tail = tail + self._seam.end(exchange.usage)
+        exchange.rescue = "continued" if self._plan.rescue == CONTINUE else "spliced"
         return answer
 
     def _account(self, answer: Answer, source: str) -> None:

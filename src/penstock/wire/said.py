@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from penstock.wire.answer import ChunkChoice, RawObject, decode_chunk
+from penstock.wire.answer import BROKEN, ChunkChoice, RawObject, decode_chunk
 
 MOST_CHARACTERS = 1024 * 1024
 
@@ -39,9 +39,12 @@ class Said:
         """Take whole events, framed plainly, none of which is the last of its stream."""
         if self.unfit:
             return
-        for one in events.split(b"\n\n"):
-            if one:
-                self._read(one[6:])
+        try:
+            for one in events.split(b"\n\n"):
+                if one:
+                    self._read(one[6:])
+        except BROKEN:  # in a member that nobody had looked into before
+            self._give_up("it cannot be read")
 
     @property
     def runs(self) -> list[tuple[str, str]]:

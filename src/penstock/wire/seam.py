@@ -11,7 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from penstock.types import Usage
-from penstock.wire.answer import ChunkChoice, Delta, RawObject, decode_chunk
+from penstock.wire.answer import BROKEN, ChunkChoice, Delta, RawObject, decode_chunk
 from penstock.wire.said import REASONING, TEXT, Said
 from penstock.wire.sse import DONE, event
 from penstock.wire.usage import usage_object
@@ -42,7 +42,10 @@ class Seam:
 
     def take(self, events: bytes) -> bytes:
         """What the client is to get for these events, which are whole and framed plainly."""
-        out = b"".join([self._join(one[6:]) for one in events.split(b"\n\n") if one])
+        try:
+            out = b"".join([self._join(one[6:]) for one in events.split(b"\n\n") if one])
+        except BROKEN:  # in a member that nobody had looked into before
+            raise Differs from None
         self._said.note(out)
         return out
 
