@@ -52,6 +52,7 @@ METRICS = (
     ),
     Metric("penstock_requests_in_flight", "gauge", "Requests being answered now."),
     Metric("penstock_connections_open", "gauge", "Client connections open now."),
+    Metric("penstock_tasks", "gauge", "Tasks of the workers' event loops now."),
     Metric("penstock_attempts_total", "counter", "Calls to upstreams.", ("provider", "outcome")),
     Metric("penstock_rescues_total", "counter", "Answers that broke off where rescue is on.", ("model", "outcome")),
     Metric("penstock_auth_failures_total", "counter", "Requests refused for their key.", ("reason",)),

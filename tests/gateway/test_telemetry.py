@@ -68,7 +68,7 @@ def counted(*records: Record) -> dict[tuple[str, ...], tuple[float, tuple[int, .
     """The series of these records."""
     metrics = Metrics()
     metrics.observe(records)
-    return {(one.name, *one.labels): (one.value, one.buckets) for one in metrics.series(3)}
+    return {(one.name, *one.labels): (one.value, one.buckets) for one in metrics.series(3, 7)}
 
 
 # -- one record for each request
@@ -187,6 +187,7 @@ def test_a_request_is_counted_by_what_was_configured_and_how_it_ended() -> None:
     assert series["penstock_requests_total", "gpt-*", "fake", "502", "failed"] == (1, ())
     assert series["penstock_attempts_total", "fake", "ok"] == (2, ())
     assert series["penstock_connections_open",] == (3, ())
+    assert series["penstock_tasks",] == (7, ())
 
 
 def test_every_attempt_is_counted() -> None:
@@ -228,12 +229,12 @@ def test_each_series_is_one_that_is_declared() -> None:
     metrics = Metrics()
     metrics.auth_failed("missing")
     metrics.observe([record(usage=Usage(1, 1, 1, 1), first_event_ms=1.0, rescue="continued")])
-    for one in metrics.series(1):
+    for one in metrics.series(1, 1):
         declared = DECLARED[one.name]
         assert len(one.labels) == len(declared.labels)
         assert len(one.buckets) == (len(declared.bounds) + 1 if declared.kind == "histogram" else 0)
     of_the_parent = {name for name in DECLARED if name.startswith("penstock_config_")}
-    assert {one.name for one in metrics.series(1)} == set(DECLARED) - of_the_parent
+    assert {one.name for one in metrics.series(1, 1)} == set(DECLARED) - of_the_parent
 
 
 def test_rescues_are_counted_by_their_outcome_and_not_by_its_reason() -> None:
@@ -281,7 +282,7 @@ def test_an_observer_that_raises_stops_no_other_and_is_complained_of_but_not_for
     assert len(keeper.batches) == 30
     assert 1 <= len(lines) <= 10
     assert "Raiser" in lines[0]
-    assert {one.name: one.value for one in telemetry.metrics.series(0)}["penstock_requests_total"] == 30
+    assert {one.name: one.value for one in telemetry.metrics.series(0, 0)}["penstock_requests_total"] == 30
 
 
 # -- the access line

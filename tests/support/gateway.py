@@ -167,7 +167,7 @@ class Running:
     def series(self) -> dict[tuple[str, ...], float]:
         """The metrics now: value by name and labels."""
         self.telemetry.notify()
-        return {(one.name, *one.labels): one.value for one in self.telemetry.metrics.series(0)}
+        return {(one.name, *one.labels): one.value for one in self.telemetry.metrics.series(0, 0)}
 
 
 async def until(ready: Callable[[], object]) -> None:

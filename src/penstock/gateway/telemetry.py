@@ -107,11 +107,12 @@ class Metrics:
         key = (route, provider, kind)
         self._tokens[key] = self._tokens.get(key, 0) + count
 
-    def series(self, connections: int) -> tuple[SeriesValue, ...]:
-        """Everything, for the parent. `connections`: clients connected now."""
+    def series(self, connections: int, tasks: int) -> tuple[SeriesValue, ...]:
+        """Everything, for the parent. `connections`: clients connected now; `tasks`: of the loop."""
         out = [
             SeriesValue("penstock_requests_in_flight", (), self.in_flight),
             SeriesValue("penstock_connections_open", (), connections),
+            SeriesValue("penstock_tasks", (), tasks),
         ]
         for (route, provider, status, ended), count in self._requests.items():
             out.append(SeriesValue("penstock_requests_total", (route, provider, str(status), ended), count))

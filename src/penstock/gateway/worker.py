@@ -144,7 +144,7 @@ class Worker:
         if self._telemetry is not None:
             self._telemetry.notify()
         connections = len(self._server.edge.connections) if self._server is not None else 0
-        self._send(link.Snapshot(ref, self._metrics.series(connections)))
+        self._send(link.Snapshot(ref, self._metrics.series(connections, len(asyncio.all_tasks()))))
 
     # -- configurations
 
