@@ -152,6 +152,25 @@ def test_a_route_that_is_not_there_is_a_404_in_the_envelope(path: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/chat/completions", True),
+        ("/v1/v1/chat/completions", True),
+        ("/v1/chat/completions/chat/completions", True),
+        ("/models", True),
+        ("/v1/nope", False),
+        ("/", False),
+    ],
+)
+def test_a_base_url_that_is_almost_right_is_told_what_it_ends_in(path: str, hint: bool) -> None:
+    async def test(running: Running) -> None:
+        message = (await running.ask(request("POST", path))).error["message"]
+        assert ("The base URL of this API ends in /v1" in message) is hint
+
+    with_gateway(test)
+
+
+@pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
         ("PUT", "/v1/chat/completions", "POST"),

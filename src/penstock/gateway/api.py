@@ -122,7 +122,10 @@ class Api:
             return route
         if path.startswith(MODELS):
             return b"GET", self._get_model
-        raise NotFound(f"Unknown route: {_shown(path)}.", code="unknown_url")
+        hint = ""
+        if any(path.endswith(known.removeprefix(b"/v1")) for known in self._routes if known.startswith(b"/v1")):
+            hint = " The base URL of this API ends in /v1, and clients add the rest."
+        raise NotFound(f"Unknown route: {_shown(path)}.{hint}", code="unknown_url")
 
     def _chat(self, request: Request, exchange: Exchange) -> Awaitable[None]:
         exchange.endpoint = "chat.completions"
