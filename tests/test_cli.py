@@ -164,6 +164,14 @@ def test_json_holds_the_id_and_the_key_and_what_it_may_do(data: str) -> None:
     assert listed(data) == [made]
 
 
+@pytest.mark.parametrize("models", ["", " ", "gpt-5.4,", "gpt-*-mini"])
+def test_models_that_are_none_are_refused_and_not_taken_for_all(data: str, models: str) -> None:
+    result = run("keys", "create", "--name", "ci", "--models", models, "--data-dir", data)
+    assert result.exit_code == 2
+    assert "is no model: give a name" in result.stderr
+    assert not Path(data).exists()
+
+
 def test_the_list_shows_each_key_with_its_models_and_its_end(data: str) -> None:
     create(data, "--name", "[bold]reports[/bold]")
     made = create(data, "--name", "ci", "--models", "gpt-5.4")

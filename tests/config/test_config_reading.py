@@ -191,6 +191,18 @@ def test_types_and_ranges_are_checked(tmp_path: Path, line: str, expected: str) 
     assert (problem.message, problem.line) == (f"expected {expected}", 2)
 
 
+@pytest.mark.parametrize(
+    ("line", "fix"),
+    [
+        ('policy = "weigthed"', "did you mean weighted?"),
+        ('rescue = "sk-secret"', "write one of: continue, off, splice"),
+    ],
+)
+def test_a_value_that_does_not_exist_is_told_by_those_that_do(tmp_path: Path, line: str, fix: str) -> None:
+    problem = only(problems(tmp_path, GOOD + line))
+    assert (problem.message, problem.fix) == ("no such value", fix)
+
+
 def test_a_fault_in_one_place_hides_none_elsewhere(tmp_path: Path) -> None:
     found = problems(tmp_path, 'server = 1\nmodels = 2\n[providers.x]\ntype = "openai"\napi_key = 3\n')
     assert [problem.where for problem in found] == ["server", "models", "providers.x.api_key"]
@@ -317,3 +329,14 @@ def test_the_summary_says_what_is_served_and_no_secret(tmp_path: Path) -> None:
     assert "http://[::1]:80 (2 workers)" in said
     assert "gpt-5.4  openai (the name as asked)" in said
     assert "sk-secret" not in said
+
+
+def test_the_summary_tells_a_policy_and_who_answers_some_keys(tmp_path: Path) -> None:
+    text = GOOD + (
+        '\n[models.both]\npolicy = "weighted"\n'
+        'targets = [{ provider = "openai", model = "a" }, { provider = "openai" }]\n'
+        'for_keys = [{ keys = ["team-*", "boss"], policy = "ordered" }]\n'
+    )
+    said = summary(load(written(tmp_path, text), ENV, TYPES))
+    assert "both     openai (a) or openai (the name as asked), weighted\n" in said
+    assert "         keys team-*, boss: openai (a), then openai (the name as asked)\n" in said

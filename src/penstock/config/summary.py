@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from penstock.config.address import parse_listen
-from penstock.config.shapes import Config, TargetConfig, Upstream
+from penstock.config.shapes import Config, Model, TargetConfig, Upstream
 
 
 def summary(config: Config) -> str:
@@ -18,7 +18,7 @@ def summary(config: Config) -> str:
         ("Control plane", _url(server.admin_listen, "http")),
         ("State", f"{server.data_dir} ({server.store})"),
     ]
-    models = [(name, ", then ".join(map(_target, model.targets))) for name, model in config.models.items()]
+    models = [row for name, model in config.models.items() for row in _model(name, model)]
     providers = [(name, _provider(upstream)) for name, upstream in config.providers.items()]
     parts = (where, [("Model", "answered by"), *models], [("Provider", "type"), *providers])
     return "\n\n".join(_columns(part) for part in parts)
@@ -30,6 +30,19 @@ def _url(listen: str, scheme: str) -> str:
         return f"{scheme} on the unix socket {address.unix}"
     host = f"[{address.host}]" if ":" in address.host else address.host
     return f"{scheme}://{host}:{address.port}" if address.port else f"{scheme}://{host}, a port that the system picks"
+
+
+def _model(name: str, model: Model) -> Iterator[tuple[str, str]]:
+    yield name, _targets(model.targets, model.policy)
+    for route in model.for_keys:
+        targets = _targets(route.targets or model.targets, route.policy or model.policy)
+        yield "", f"keys {', '.join(route.keys)}: {targets}"
+
+
+def _targets(targets: Sequence[TargetConfig], policy: str) -> str:
+    if policy == "ordered" or len(targets) == 1:
+        return ", then ".join(map(_target, targets))
+    return f"{' or '.join(map(_target, targets))}, {policy}"
 
 
 def _target(target: TargetConfig) -> str:

@@ -2,7 +2,8 @@
 
 msgspec stops at the first fault; here each setting is checked by itself, against the types and ranges that
 `msgspec.inspect` tells of the Struct, and those that pass are kept, so that one fault hides no other.
-A fault never repeats a string's text, which may be a secret.
+A fault never repeats a string's text, which may be a secret: of one that is none of the values there are, it says at
+most which was meant.
 """
 
 from __future__ import annotations
@@ -105,6 +106,9 @@ def _value(kind: inspect.Type, raw: Any, path: Path, faults: Faults, otherwise: 
         return [item for item in elements if item is not _BAD]
     if _fits(kind, raw):
         return raw
+    if isinstance(kind, inspect.LiteralType) and isinstance(raw, str):
+        faults.add(path, "no such value", nearest(raw, map(str, kind.values), "write one of"))
+        return _BAD
     expected = _expected(kind)
     faults.add(path, f"expected {expected}; got {_got(raw)}", f"write {expected}{otherwise}")
     return _BAD

@@ -67,20 +67,40 @@ async def _serve(upstream: FakeUpstream) -> None:
 
 
 @click.command()
-@click.option("--listen", default="127.0.0.1:9000", show_default=True, callback=_address, help="HOST:PORT or unix:PATH")
+@click.option(
+    "--listen",
+    default="127.0.0.1:9000",
+    show_default=True,
+    callback=_address,
+    metavar="HOST:PORT",
+    help="Where clients connect; also unix:/path.",
+)
 @click.option(
     "--script",
     callback=_script,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="TOML or JSON file: answers by model name",
+    metavar="FILE",
+    help="Answers by model name, in TOML or JSON. Default: a sentence, or what the model's name asks for.",
 )
-@click.option("--strict", type=click.Choice(tuple(PROFILES)), help="enforce the published rules of this model")
-@click.option("--api-key", "keys", multiple=True, help="a bearer token to accept; repeatable; none: any token")
+@click.option("--strict", type=click.Choice(tuple(PROFILES)), help="Enforce the published rules of this model.")
 @click.option(
-    "--log", type=click.File("ab", lazy=False), default="-", help="file for the log; default: standard output"
+    "--api-key", "keys", multiple=True, metavar="TOKEN", help="A bearer token to accept; repeatable. Default: any."
+)
+@click.option(
+    "--log", type=click.File("ab", lazy=False), default="-", metavar="FILE", help="The log. Default: standard output."
 )
 def fake_upstream(listen: str, script: Script, strict: str | None, keys: tuple[str, ...], log: BinaryIO) -> None:
-    """Serve a scripted OpenAI-compatible upstream, for tests."""
+    """Serve a scripted OpenAI-compatible upstream, for tests, until Ctrl-C.
+
+    It answers every model; a name such as fake-status-429-after-2 says how. What scripts and names can ask for is in
+    docs/fake-upstream.md.
+
+    \b
+    Examples:
+      penstock fake-upstream --listen 127.0.0.1:9000
+      penstock fake-upstream --script outage.toml
+      penstock fake-upstream --strict gpt-5.4 --api-key sk-test
+    """
 
     def on_end(seen: Seen) -> None:
         log.write(log_line(seen, datetime.fromtimestamp(time.time(), UTC)))

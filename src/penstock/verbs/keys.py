@@ -38,12 +38,12 @@ def keys() -> None:
 
 
 @keys.command()
-@click.option("--name", required=True, help="What the key is for; shown in lists and logs.")
-@click.option("--models", default="", metavar="A,B", help="Models it may use, such as gpt-5.4,local-*. Default: all.")
+@click.option("--name", required=True, help="What the key is for; shown in lists. A model's `for_keys` goes by it.")
+@click.option("--models", metavar="A,B", help="Models it may use, such as gpt-5.4,local-*. Default: all.")
 @click.option("--key-stdin", is_flag=True, help="Keep the key that standard input holds, instead of making one.")
 @click.option("--json", "as_json", is_flag=True, help="Print an object with `id`, `key` and what else is kept.")
 @state.option
-def create(name: str, models: str, key_stdin: bool, as_json: bool, data_dir: str | None) -> None:
+def create(name: str, models: str | None, key_stdin: bool, as_json: bool, data_dir: str | None) -> None:
     """Make a key and print it, this once: only a hash of it is kept.
 
     \b
@@ -54,7 +54,7 @@ def create(name: str, models: str, key_stdin: bool, as_json: bool, data_dir: str
     """
     key = _from_stdin() if key_stdin else generate()
     try:
-        new = new_key(key, name, tuple(part.strip() for part in models.split(",")) if models.strip() else ())
+        new = new_key(key, name, () if models is None else tuple(part.strip() for part in models.split(",")))
     except InvalidKey as error:
         raise click.UsageError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
     try:
@@ -99,7 +99,7 @@ def list_(as_json: bool, data_dir: str | None) -> None:
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
-@keys.command()
+@keys.command(short_help="Revoke a key, by its id or its name.")
 @click.argument("key", metavar="ID_OR_NAME")
 @click.option("--json", "as_json", is_flag=True, help="Print the key's object.")
 @state.option

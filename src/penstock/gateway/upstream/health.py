@@ -6,8 +6,8 @@ probe, everybody else still goes elsewhere. The probe's end closes it or opens i
 caller hung up tells nothing, and the next call takes its place.
 
 What counts against a target is what it did: no connection, a reset, silence, a 5xx, an unusable answer, a refusal of
-our credentials. What never does: the caller's own fault (400), a limit on our rate (that is what `gateway.pressure` is
-for), a caller that hung up or had little patience, a pool of ours that was full.
+our credentials. What never does: the caller's own fault (400), a limit on our rate (that is what `pressure` is for),
+a caller that hung up or had little patience, a pool of ours that was full.
 
 The time is always given by the caller, of one monotonic clock.
 """
