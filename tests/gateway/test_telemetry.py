@@ -237,6 +237,16 @@ def test_each_series_is_one_that_is_declared() -> None:
     assert {one.name for one in metrics.series(1, 1)} == set(DECLARED) - of_the_parent
 
 
+def test_tokens_of_a_rescued_answer_are_counted_with_each_provider() -> None:
+    tried = (
+        Attempt("one", "m", 0, "reset", 1.0, 0.0, Usage(7, 2, source="partial")),
+        Attempt("two", "m", 200, "ok", 1.0, 0.0, Usage(9, 3)),
+    )
+    series = counted(record(provider="one", attempts=tried, usage=Usage(16, 5), rescue="continued"))
+    assert [series["penstock_tokens_total", "gpt-*", name, "prompt"][0] for name in ("one", "two")] == [7, 9]
+    assert [series["penstock_tokens_total", "gpt-*", name, "completion"][0] for name in ("one", "two")] == [2, 3]
+
+
 def test_rescues_are_counted_by_their_outcome_and_not_by_its_reason() -> None:
     series = counted(record(rescue="continued"), record(rescue="unfit: it reasoned"), record(rescue="unfit: other"))
     assert series["penstock_rescues_total", "gpt-*", "continued"][0] == 1

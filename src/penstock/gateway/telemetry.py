@@ -20,7 +20,7 @@ from typing import Protocol
 import msgspec
 
 from penstock.link import METRICS, SeriesValue
-from penstock.types import Record
+from penstock.types import Record, Usage
 
 MAX_BUFFERED = 4 * 1024 * 1024
 CLOSE_SECONDS = 1.0
@@ -94,7 +94,13 @@ class Metrics:
         timing.duration.add(record.duration_ms / 1000)
         if record.first_event_ms is not None:
             timing.first_event.add(record.first_event_ms / 1000)
-        usage = record.usage
+        apart = [one for one in record.attempts if one.usage is not None] if record.rescue else ()
+        for attempt in apart:
+            self._count_usage(route, attempt.provider, attempt.usage)
+        if not apart:
+            self._count_usage(route, provider, record.usage)
+
+    def _count_usage(self, route: str, provider: str, usage: Usage | None) -> None:
         if usage is not None:
             self._count_tokens(route, provider, "prompt", usage.prompt_tokens)
             self._count_tokens(route, provider, "completion", usage.completion_tokens)
