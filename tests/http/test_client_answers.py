@@ -236,6 +236,9 @@ def test_a_reset_in_the_middle_of_an_answer_is_a_fault() -> None:
         b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000,
         b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000,
         b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000,
+        CHUNKED + b"2\r\nok\r\n0\r\nX: " + b"y" * 400_000,  # whose parser would join it anew at every read
+        CHUNKED + b"2\r\nok\r\n0\r\n" + b"X: y\r\n" * 70_000,
+        CHUNKED + b"2;" + b"x" * 400_000,
     ],
 )
 def test_what_is_not_an_answer_is_a_fault(answer: bytes) -> None:

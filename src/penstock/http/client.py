@@ -124,7 +124,7 @@ class ClientConnection:
         self._parser = httptools.HttpResponseParser(self)
         self._headers: HeaderList = []
         self._answered = 0  # calls answered before this one
-        self._received = 0  # bytes of this answer's head, then of the whole answer
+        self._received = 0  # bytes of this answer's head, and later since the last of its body
         self._in_body = False
         self._informational = False
         self._until_close = False
@@ -238,8 +238,10 @@ class ClientConnection:
                 raise error.__context__ from None
             self.cut(FailureKind.MALFORMED, "did not answer in valid HTTP/1.1")
             return
-        if not self._in_body and self._received > self.pool.max_head_bytes and self.sink is not None:
-            self.cut(FailureKind.MALFORMED, "sent a response head that is too large")
+        if self._received > self.pool.max_head_bytes and self.sink is not None:
+            # In the body, a trailer or the extension of a chunk: the parser gathers either, at a cost that grows.
+            what = "trailer" if self._in_body else "response head"
+            self.cut(FailureKind.MALFORMED, f"sent a {what} that is too large")
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.sink is not None and self._in_body and self._until_close and exc is None:
@@ -283,6 +285,7 @@ class ClientConnection:
         self.sink.on_head(status, self)
 
     def on_body(self, data: bytes) -> None:
+        self._received = 1  # not none, or the connection would be taken for stale
         if self.sink is not None:
             self.sink.on_data(data)
 
