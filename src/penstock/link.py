@@ -55,6 +55,7 @@ METRICS = (
     Metric("penstock_tasks", "gauge", "Tasks of the workers' event loops now."),
     Metric("penstock_attempts_total", "counter", "Calls to upstreams.", ("provider", "outcome")),
     Metric("penstock_rescues_total", "counter", "Answers that broke off where rescue is on.", ("model", "outcome")),
+    Metric("penstock_breaker_open", "gauge", "Workers in which a target is left alone.", ("provider", "model")),
     Metric("penstock_auth_failures_total", "counter", "Requests refused for their key.", ("reason",)),
     Metric("penstock_config_reloads_total", "counter", "Readings of a changed configuration.", ("outcome",)),
     Metric("penstock_config_last_reload_successful", "gauge", "Whether what the configuration file says is served."),

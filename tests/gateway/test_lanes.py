@@ -116,7 +116,10 @@ def test_a_breaker_that_opens_for_a_request_of_before_is_open_for_all() -> None:
         new.inherit(old, KEYS)
         lane.failed(admission, DOWN, 0.0, 0.0)
         assert new.unwell == {"a/m"}
-        new.of(A).health.found_alive()
+        assert [one.value for one in new.series()] == [1.0]
+        health = new.of(A).health
+        health.succeeded(health.admit(100.0), 0.1)
         assert new.unwell == set()
+        assert [(one.labels, one.value) for one in new.series()] == [(("a", "m"), 0.0)]
 
     asyncio.run(main())

@@ -33,7 +33,7 @@ from penstock.gateway.complete import Gateway
 from penstock.gateway.relay import Heartbeats
 from penstock.gateway.routing import Routes
 from penstock.gateway.telemetry import AccessLog, Metrics, Telemetry, log
-from penstock.gateway.upstream import Entry, Lanes, Upstreams
+from penstock.gateway.upstream import Entry, Lanes, Prober, Upstreams
 from penstock.http.client import SWEEP, Pool
 from penstock.http.server import Server
 from penstock.providers import registry
@@ -144,7 +144,9 @@ class Worker:
         if self._telemetry is not None:
             self._telemetry.notify()
         connections = len(self._server.edge.connections) if self._server is not None else 0
-        self._send(link.Snapshot(ref, self._metrics.series(connections, len(asyncio.all_tasks()))))
+        targets = self._now.gateway.upstreams.lanes.series() if self._now is not None else ()
+        series = self._metrics.series(connections, len(asyncio.all_tasks()))
+        self._send(link.Snapshot(ref, (*series, *targets)))
 
     # -- configurations
 
@@ -239,12 +241,14 @@ class Worker:
         gc.freeze()  # what exists now lives for ever: later collections need not visit it
         gc.set_threshold(10_000, 20, 20)  # a request leaves no cycles; looking for some at every tenth costs time
         sweeping = asyncio.create_task(self._sweep(telemetry))
-        reading = asyncio.create_task(self._refresh(tls))
+        prober = Prober()
+        reading = asyncio.create_task(self._refresh(tls, prober))
         draining = asyncio.create_task(self._drain_when_told(server))
         gone = asyncio.create_task(self.closed.wait())
         done, _ = await asyncio.wait([draining, gone, sweeping, reading], return_when=asyncio.FIRST_COMPLETED)
         for task in (sweeping, reading, draining, gone):
             task.cancel()
+        prober.close()
         for entry in self._entries:
             entry.pool.close()
         self._send_snapshot(0)
@@ -269,13 +273,15 @@ class Worker:
             if self._older:
                 self._let_go()
 
-    async def _refresh(self, tls: Certificate | None) -> None:
+    async def _refresh(self, tls: Certificate | None, prober: Prober) -> None:
         """What must happen every second, and may touch a file."""
+        assert self._now is not None
         while True:
             await asyncio.sleep(1.0)
             self._send_snapshot(0)
             for entry in self._entries:
                 entry.provider.refresh()
+            prober.sweep(self._now.gateway.upstreams.lanes)
             if tls is not None:
                 tls.refresh()
 

@@ -98,6 +98,11 @@ class Provider(Protocol):
         """What none of its models can do, as a target's `lacks` names it: such requests go elsewhere if they can."""
         ...
 
+    @property
+    def probe(self) -> Call | None:
+        """The call that tells whether the server is there, where one is configured."""
+        ...
+
     def prepare(self, asked: AnyRequest, target: Target) -> Call | Preparation:
         """The call that answers `asked` at `target`; raises Refusal where this provider cannot do what is asked."""
         ...

@@ -98,6 +98,7 @@ class Llama:
     """One local model; see `providers.base.Provider`."""
 
     # Kept in step with `_refuse_unsupported` and `_refuse_neighbours`, by a test.
+    probe = None  # its process is watched
     lacks = ("audio", "completions", "embeddings", "files", "images", "json", "responses", "schema", "tools")
 
     def __init__(self, upstream: Upstream, address: EngineAddress) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
@@ -78,13 +78,15 @@ class Dialect(msgspec.Struct, frozen=True):
 class OpenAISettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a user configures. `api_key` and the values of `headers`: env:NAME, file:/path or the value itself.
 
-    Of several keys, each request takes the next. `query` is added to the URL of every request.
+    Of several keys, each request takes the next. `query` is added to the URL of every request. `probe`: the path, below
+    `base_url`, that is asked whether the server is back while its breaker is open.
     """
 
     base_url: str | None = None
     api_key: str | tuple[str, ...] | None = None
     headers: dict[str, str] = {}
     query: dict[str, str] = {}
+    probe: Annotated[str, msgspec.Meta(pattern="^/[!-~]{0,255}$")] | None = None
 
 
 class _StreamOptions(msgspec.Struct):
@@ -122,6 +124,8 @@ class OpenAI:
         self._keys = [Secret(reference, f"{where}.api_key", environ) for reference in references]
         taken = dialect.key_header if references else ""
         self._headers = _extra_headers(settings.headers, taken, f"{where}.headers", environ)
+        self.probe: Call | None = None
+        self._probe = settings.probe
         self._heads: list[tuple[bytes, bytes]] = []
         self._neighbour_heads: dict[Endpoint, list[tuple[bytes, bytes]]] = {}
         self._turn = 0
@@ -218,6 +222,9 @@ class OpenAI:
         rests = [f"{credential}{extra}content-type: application/json\r\n" for credential in credentials]
         self._heads = self._heads_of("chat/completions", rests)
         self._neighbour_heads = {endpoint: self._heads_of(endpoint, rests) for endpoint in DECODERS}
+        if self._probe is not None:
+            start = f"GET {self._path}{self._probe}{self._query} HTTP/1.1\r\nhost: {_authority(self.origin)}\r\n"
+            self.probe = Call(f"{start}{rests[0]}accept: application/json\r\n".encode(), b"")
 
     def _heads_of(self, endpoint: str, rests: Sequence[str]) -> list[tuple[bytes, bytes]]:
         """For each credential, the head of a request for a body and of one for a stream."""

@@ -7,3 +7,4 @@ from penstock.gateway.upstream.lanes import Entry as Entry
 from penstock.gateway.upstream.lanes import Lane as Lane
 from penstock.gateway.upstream.lanes import Lanes as Lanes
 from penstock.gateway.upstream.loop import Upstreams as Upstreams
+from penstock.gateway.upstream.probing import Prober as Prober

@@ -138,9 +138,8 @@ class Health:
             self.probing = False
 
     def found_alive(self) -> None:
-        """A probe of the server itself, not a call, was answered."""
-        if self.state is not State.CLOSED:
-            self._close()
+        """Its server answered a probe that is no call: the next call is let through to see, without a wait."""
+        self.retry_at = 0.0
 
     def _well(self, admission: Admission) -> None:
         """It answered, whatever it said."""

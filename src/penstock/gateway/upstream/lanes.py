@@ -16,6 +16,7 @@ from penstock.gateway.upstream.health import Admission, Health
 from penstock.gateway.upstream.pressure import Gate
 from penstock.gateway.upstream.retries import RetryBudget
 from penstock.http.client import HeaderList, Pool
+from penstock.link import SeriesValue
 from penstock.providers.base import Provider
 from penstock.types import Target
 
@@ -87,6 +88,7 @@ class Lanes:
         self._loop = asyncio.get_running_loop()
         self.unwell: set[str] = set()  # the keys of those whose breaker is not closed
         self._lanes: dict[str, Lane] = {}
+        self._labels: dict[str, tuple[str, str]] = {}  # provider and model, of those for chat completions
         self._budgets = {name: RetryBudget(retries, clock()) for name in entries}
 
     def inherit(self, before: Lanes, keys: Collection[str]) -> None:
@@ -103,6 +105,7 @@ class Lanes:
             if self.entries.get(entry.config.name) is not entry:
                 continue
             if key in keys:
+                self._labels[key] = before._labels[key]
                 lane.health.follow(self._breaker, self.unwell)
             elif key.rpartition(" ")[0] in keys:  # for an endpoint beside chat completions
                 lane.health.follow(self._breaker, set())
@@ -112,7 +115,11 @@ class Lanes:
 
     def of(self, target: Target) -> Lane:
         """The lane of a target."""
-        return self._lanes.get(target.key) or self._make(target, target.key, self.unwell)
+        return self._lanes.get(target.key) or self._make_chat(target)
+
+    def _make_chat(self, target: Target) -> Lane:
+        self._labels[target.key] = target.provider, target.key[len(target.provider) + 1 :]
+        return self._make(target, target.key, self.unwell)
 
     def beside(self, target: Target, endpoint: str) -> Lane:
         """Its lane for an endpoint beside chat completions, where it fares in its own way.
@@ -137,6 +144,14 @@ class Lanes:
         now = self.clock()
         ready_at = self.of(target).health.ready_at(now)
         return ready_at if ready_at > now else 0.0  # by the time it is compared, `now` is past
+
+    def series(self) -> tuple[SeriesValue, ...]:
+        """For the metrics: which targets are left alone. A wildcard's stand under the name of the wildcard."""
+        return tuple(
+            SeriesValue("penstock_breaker_open", labels, float(key in self.unwell))
+            for key, labels in self._labels.items()
+            if key in self._lanes
+        )
 
     def all(self) -> Mapping[str, Lane]:
         """Every lane that was used, by its target's key."""

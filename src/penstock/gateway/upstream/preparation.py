@@ -15,7 +15,7 @@ async def prepared(entry: Entry, steps: Preparation, patience: float) -> Call:
     try:
         step = next(steps)
         while True:
-            step = steps.send(await _ask(entry, step, patience))
+            step = steps.send(await ask(entry, step, patience))
     except StopIteration as stop:
         call: Call = stop.value
         return call
@@ -23,7 +23,8 @@ async def prepared(entry: Entry, steps: Preparation, patience: float) -> Call:
         steps.close()
 
 
-async def _ask(entry: Entry, call: Call, patience: float) -> Reply:
+async def ask(entry: Entry, call: Call, patience: float) -> Reply:
+    """The whole reply to a call beside the one for the answer. Raises PoolError or ProviderFault."""
     connection = entry.pool.take() or await entry.pool.connect(patience)
     sink = _Collect(entry.provider.name, entry.config.max_answer_bytes)
     connection.send(call.head, call.body, sink, entry.config.deadlines, patience)
