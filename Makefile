@@ -12,7 +12,7 @@ NODE := tests/sdk/node
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test lint types fuzz bench lock clean
+.PHONY: help run test lint types fuzz chaos bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -31,6 +31,9 @@ types: .venv/dev.stamp ## mypy, strict
 
 fuzz: .venv/dev.stamp .venv-clients/clients.stamp ## fuzz at length, by the types of OpenAI's SDK (SPEC=openapi.yaml: by its document)
 	@PYTHONPATH=tests $(BIN)/python -m fuzz $(if $(SPEC),--spec $(SPEC)) $(ARGS)
+
+chaos: .venv/dev.stamp ## ten minutes of failing providers and leaving clients (ARGS="--seconds 60", "--scenario outage", "storm")
+	@PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
 
 bench: .venv/dev.stamp ## measure Penstock against nginx on two cores (ARGS="--only cpu" selects)
 	@$(BIN)/python bench/run.py $(ARGS)
