@@ -34,7 +34,7 @@ def stream(pieces: list[str], name: str) -> bytes:
 def reader(stops: tuple[str, ...] = ()) -> Reader:
     """A reader; one that cuts at stop strings, where there are any."""
     plain = StreamReader("acme", False, 1, Naming("m", lambda: 1.0))
-    return StreamRewriter(plain, Edits(stops, False, 1, False, 0)) if stops else plain
+    return StreamRewriter(plain, Edits("acme", stops, False, 1, False, 0)) if stops else plain
 
 
 def words(events: bytes) -> str:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from penstock.errors import FailureKind, ProviderFault, UpstreamFailed
 from penstock.providers.base import Reader
-from penstock.providers.openai_neighbours import MAX_STRAY_BYTES, neighbour_reader
+from penstock.providers.openai_neighbours import MAX_CHOICES, MAX_STRAY_BYTES, neighbour_reader
 from penstock.types import Usage
 from penstock.wire.neighbours import Endpoint, NeighbourRequest
 from penstock.wire.sse import DONE, MAX_EVENT_BYTES
@@ -400,3 +400,20 @@ def test_nothing_but_a_provider_fault_comes_of_any_bytes(endpoint: Endpoint, pie
         read.close()
     except ProviderFault:
         pass
+
+
+@pytest.mark.parametrize("reason", ["abort", "error", "cancelled"])
+def test_a_completion_that_was_given_up_is_an_error(reason: str) -> None:
+    body = json.dumps({"choices": [{"text": "Hi", "index": 0, "finish_reason": reason}]}).encode()
+    assert faulted(reader("completions"), body).failure.kind is FailureKind.INCOMPLETE
+    fault = faulted(reader("completions", stream=True), b"data: " + body + b"\n\ndata: [DONE]\n\n")
+    assert (fault.failure.kind, reason in fault.failure.message) == (FailureKind.INCOMPLETE, True)
+
+
+def test_choices_without_end_are_not_remembered() -> None:
+    read = reader("completions", stream=True)
+    one = b'data: {"choices":[{"text":"","index":%d}],"usage":{"prompt_tokens":1}}\n\n'
+    read.feed(b"".join(one % index for index in range(MAX_CHOICES)))
+    with pytest.raises(ProviderFault, match="more choices"):
+        read.feed(one % MAX_CHOICES)
+    assert read.usage == Usage(MAX_CHOICES + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -319,3 +320,46 @@ def test_escaped_tags_of_a_whole_answer_are_tags() -> None:
 def test_a_service_that_never_sends_tags_has_its_answers_left_alone() -> None:
     sent = stream([["<think>x</think>y"]], finish="stop")
     assert fed(reader(chat(stream=True)), [sent]) == sent
+
+
+def test_log_probabilities_of_half_a_million_tokens_are_cut_with_their_text() -> None:
+    tokens = [{"token": "a", "logprob": -1.0}] * 500_000
+    choice = {"index": 0, "message": {"role": "assistant", "content": "a" * 400_000 + "END" + "a" * 99_997}}
+    body = {"choices": [{**choice, "logprobs": {"content": tokens}, "finish_reason": "stop"}]}
+    one = reader(chat(stop=["END"]))
+    one.feed(msgspec.json.encode(body))
+    began = time.process_time()
+    cut = msgspec.json.decode(one.close())["choices"][0]
+    assert len(cut["logprobs"]["content"]) == len(cut["message"]["content"]) == 400_000
+    assert time.process_time() - began < 10.0  # taking them from the front of a list took a minute
+
+
+@pytest.mark.parametrize(
+    "logprobs", [5, {"content": 5}, {"content": [5]}, {"content": [{"token": 5}]}, {"content": [{"bytes": "x"}]}]
+)
+def test_log_probabilities_that_cannot_be_read_are_the_providers_fault(logprobs: Any) -> None:
+    streamed = reader(chat(stop=["END"], stream=True))
+    with pytest.raises(ProviderFault, match="log probabilities") as caught:
+        streamed.feed(chunk(0, {"role": "assistant", "content": "aE"}, logprobs=logprobs))
+    assert caught.value.failure.kind is FailureKind.MALFORMED
+    choice = {"message": {"role": "assistant", "content": "aEND"}, "logprobs": logprobs, "finish_reason": "stop"}
+    whole = reader(chat(stop=["END"]))
+    whole.feed(msgspec.json.encode({"choices": [choice]}))
+    with pytest.raises(ProviderFault, match="log probabilities"):
+        whole.close()
+
+
+def test_log_probabilities_whose_text_never_comes_are_not_kept_without_end() -> None:
+    one = reader(chat(stop=["END"], stream=True))
+    tokens = {"content": [{"token": "a" * 100_000}] * 10}
+    reads = [chunk(0, {"role": "assistant", "content": "E"}, logprobs=tokens), *[chunk(0, {}, logprobs=tokens)] * 20]
+    with pytest.raises(ProviderFault, match="log probabilities"):
+        fed(one, reads)
+
+
+def test_a_chunk_that_names_its_choice_often_does_not_multiply() -> None:
+    one = reader(chat(stop=["END"], stream=True))
+    one.feed(chunk(0, {"role": "assistant", "content": "a"}))
+    choices = [{"index": 0, "delta": {"content": "aE"}}] * 1000
+    data = b"data: " + json.dumps({"id": "c-1", "choices": choices, "pad": "x" * 10_000}).encode() + b"\n\n"
+    assert len(one.feed(data)) < 4 * len(data)

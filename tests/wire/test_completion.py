@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import msgspec
@@ -266,3 +267,13 @@ def test_what_is_not_at_fault_keeps_its_bytes() -> None:
         b'"logprobs":{"a": -0.10},"finish_reason":"stop","message":{"role":"assistant","refusal":null,'
         b'"content":"\\u00e9","audio":{"expires_at": 1.0}}}]}'
     )
+
+
+def test_very_many_choices_are_put_in_order_in_a_moment() -> None:
+    choices = [{**CHOICE, "index": index} for index in reversed(range(100_000))]
+    body = json.dumps({**WHOLE, "id": "", "choices": choices}).encode()
+    answer = decode_completion(body)
+    began = time.process_time()
+    found = json.loads(mend(body, answer, "gpt-5.4", NOW))["choices"]
+    assert time.process_time() - began < 10.0
+    assert [choice["index"] for choice in found] == list(range(100_000))

@@ -129,3 +129,12 @@ def test_whatever_comes_all_that_goes_out_has_one_name(
     found = [json.loads(data) for data in out if data]
     assert len({(one["id"], one["object"], one["created"], one["model"]) for one in found}) <= 1
     assert all(one["id"] and type(one["created"]) is int for one in found)
+
+
+def test_a_name_of_great_length_is_not_repeated_on_every_chunk() -> None:
+    names = naming()
+    long = "x" * 100_000
+    found = [json.loads(names.mend(chunk(id=long, model=long))), json.loads(names.mend(chunk(id="b", model="c")))]
+    assert {one["model"] for one in found} == {"asked"}
+    assert found[0]["id"] == found[1]["id"]
+    assert len(found[0]["id"]) < 100

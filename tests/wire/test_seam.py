@@ -226,3 +226,9 @@ def test_a_stop_string_cannot_lie_across_a_seam(text: str, stops: list[str]) -> 
 def test_a_huge_stop_string_is_not_looked_for() -> None:
     assert may_end_in_a_stop("x", ("y" * 1001,))
     assert not may_end_in_a_stop("x", ("y" * 1000,))
+
+
+def test_a_name_of_great_length_is_not_repeated_on_every_chunk() -> None:
+    found = Said()
+    found.note(event(ROLE, names={**NAMES, "system_fingerprint": "x" * 100_000}))
+    assert found.names.keys() == NAMES.keys()

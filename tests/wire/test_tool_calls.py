@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -169,3 +170,25 @@ def test_what_has_been_mended_needs_no_mending(chunks: list[list[dict[str, Any]]
         if delta["index"] not in begun:
             begun.append(delta["index"])
     assert begun == list(range(len(begun)))
+
+
+def test_a_thousand_calls_make_no_delta_dear() -> None:
+    calls = ToolCalls()
+    for number in range(1000):
+        assert calls.study([{"index": number, "id": f"call_{number}", **function("f")}]) is None
+    began = time.process_time()
+    calls.study([{"id": "call_0", "function": {"arguments": "x"}}] * 100_000)
+    assert time.process_time() - began < 3.0
+
+
+def test_letters_that_wait_for_a_name_are_bounded_over_all_calls() -> None:
+    calls = ToolCalls()
+    deltas = [{"index": number, "function": {"arguments": "x" * (MAX_WAITING // 5)}} for number in range(10)]
+    calls.study(deltas[:5])
+    with pytest.raises(ValueError, match="without a name"):
+        calls.study(deltas[5:])
+    named = ToolCalls()
+    for number, delta in enumerate(deltas):
+        named.study([delta])
+        named.study([{"index": number, "function": {"name": "f"}}])
+    assert not named.nameless

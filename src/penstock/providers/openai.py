@@ -185,7 +185,7 @@ class OpenAI:
         if not (stops or self._tags or left_out):
             return inner
         head = f"x-penstock-dropped: {', '.join(left_out)}\r\n".encode() if left_out else b""
-        edits = Edits(stops, self._tags, chat.n, chat.include_usage, len(chat.body), head)
+        edits = Edits(self.name, stops, self._tags, chat.n, chat.include_usage, len(chat.body), head)
         return StreamRewriter(inner, edits) if chat.stream else BodyRewriter(inner, edits)
 
     def _find_rules(self, target: Target) -> Rules:

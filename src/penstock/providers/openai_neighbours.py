@@ -21,6 +21,7 @@ from penstock.providers.openai_errors import failure_in_band
 from penstock.types import Usage
 from penstock.wire.answer import BROKEN, decode_any
 from penstock.wire.envelope import envelope, error_event
+from penstock.wire.finish import finish_reason
 from penstock.wire.neighbours import NeighbourRequest
 from penstock.wire.patch import patch
 from penstock.wire.response import (
@@ -40,8 +41,10 @@ from penstock.wire.sse import DONE, EventTooLarge, SseReader, event
 from penstock.wire.usage import usage_of
 
 MAX_STRAY_BYTES = 64 * 1024
+MAX_CHOICES = 8192  # of a stream: what is known of each is kept to its end
 
 _DONE = b"[DONE]"
+_NO_USAGE = Usage()
 _SOME = re.compile(rb"\[[ \t\r\n]*[^\] \t\r\n]")  # how an array begins that holds something
 
 
@@ -86,6 +89,13 @@ def _incomplete(provider: str, lacks: str) -> ProviderFault:
     return _fault(provider, f"ended its answer without {lacks}", FailureKind.INCOMPLETE)
 
 
+def _check_finish(provider: str, choice: _TextChoice) -> None:
+    """Refuse a choice that says of itself that it was given up: its text is not whole."""
+    found = choice.finish_reason
+    if isinstance(found, str) and found and finish_reason(found) is None:
+        raise _fault(provider, f"gave its answer up ({found.lower()})", FailureKind.INCOMPLETE)
+
+
 def _reported(provider: str, error: Any) -> Failure:
     """What an error in an answer means. One that is the caller's own is told in the whole of OpenAI's envelope."""
     failure = failure_in_band(provider, error)
@@ -114,8 +124,10 @@ def _read_text(provider: str, body: bytes) -> Usage | None:
         raise ProviderFault(_reported(provider, found.error))
     if not found.choices:
         raise _fault(provider, "answered without choices")
-    if not all(choice.finish_reason for choice in found.choices):
-        raise _incomplete(provider, "a finish_reason")
+    for choice in found.choices:
+        if not choice.finish_reason:
+            raise _incomplete(provider, "a finish_reason")
+        _check_finish(provider, choice)
     return usage_of(found.usage)
 
 
@@ -303,8 +315,11 @@ class TextStream(_Stream):
                 self._usage_event = event(data)
                 return b""
         for choice in chunk.choices or ():
+            _check_finish(self._provider, choice)
             self._finished[choice.index] = bool(choice.finish_reason) or self._finished.get(choice.index, False)
             self._begun = self._begun or bool(choice.text or choice.finish_reason)
+        if len(self._finished) > MAX_CHOICES:
+            raise _fault(self._provider, "gave more choices than anyone asks for")
         if chunk.usage is not None and not self._usage_asked:
             data = patch(data, {"usage": b"null"})
         return event(data)
@@ -314,13 +329,14 @@ class TextStream(_Stream):
         if not choices:
             self.usage, self._usages = usage, {}
         elif self._usages or self.usage is None:
+            before = self._usages.get(choices[0].index, _NO_USAGE)
             self._usages[choices[0].index] = usage
-            each = self._usages.values()
+            so_far = self.usage or _NO_USAGE
             self.usage = Usage(
-                sum(one.prompt_tokens for one in each),
-                sum(one.completion_tokens for one in each),
-                sum(one.cached_tokens for one in each),
-                sum(one.reasoning_tokens for one in each),
+                so_far.prompt_tokens + usage.prompt_tokens - before.prompt_tokens,
+                so_far.completion_tokens + usage.completion_tokens - before.completion_tokens,
+                so_far.cached_tokens + usage.cached_tokens - before.cached_tokens,
+                so_far.reasoning_tokens + usage.reasoning_tokens - before.reasoning_tokens,
             )
 
     def _end(self) -> bytes:

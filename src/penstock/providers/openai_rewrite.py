@@ -12,23 +12,24 @@ ends the stream itself. Then nobody reports usage, and it is estimated, or marke
 A whole answer is cut after the fact; its usage is the upstream's.
 
 Log probabilities follow their text: a token's go out with the text that it is part of, and those of a token that is cut
-away, even in part, do not.
+away, even in part, do not. Those that wait for text which never comes end the answer once there are too many.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import msgspec
 
-from penstock.errors import ProviderFault, Refusal
+from penstock.errors import Failure, FailureKind, ProviderFault, Refusal
 from penstock.providers.base import Reader
 from penstock.providers.stops import StopCutter
 from penstock.providers.think_tags import ThinkSplitter
 from penstock.types import Usage
-from penstock.wire.answer import ChunkChoice, Delta, decode_chunk
+from penstock.wire.answer import BROKEN, ChunkChoice, Delta, decode_chunk
 from penstock.wire.estimate import estimate
-from penstock.wire.sse import DONE, event
+from penstock.wire.sse import DONE, MAX_EVENT_BYTES, event
 from penstock.wire.usage import usage_object
 
 RawObject = dict[str, msgspec.Raw]
@@ -47,8 +48,9 @@ _string = msgspec.json.Decoder(str)
 
 
 class Edits(msgspec.Struct, frozen=True):
-    """What is to be done to one answer. `prompt_bytes`: the size of the request. `head`: see `base.Reader`."""
+    """What is to be done to one answer of `provider`. `prompt_bytes`: the request's size; `head`: see `base.Reader`."""
 
+    provider: str
     stops: tuple[str, ...]
     tags: bool
     n: int
@@ -68,13 +70,14 @@ _token = msgspec.json.Decoder(_Token)
 class _Choice:
     """One choice's text on its way."""
 
-    __slots__ = ("_covered", "_logprobs", "cutter", "ended", "splitter")
+    __slots__ = ("_covered", "_logprobs", "_waiting", "cutter", "ended", "splitter")
 
     def __init__(self, edits: Edits) -> None:
         self.cutter = StopCutter(edits.stops) if edits.stops else None
         self.splitter = ThinkSplitter() if edits.tags else None
         self.ended = False
-        self._logprobs: list[msgspec.Raw] = []  # of text that is held back
+        self._logprobs: deque[msgspec.Raw] = deque()  # of text that is held back
+        self._waiting = 0  # bytes of them
         self._covered = 0  # bytes of text that went out before the log probabilities of their token
 
     @property
@@ -102,10 +105,15 @@ class _Choice:
         return reasoning, text, self.cutter.cut
 
     def release(self, logprobs: msgspec.Raw, text: str, last: bool) -> msgspec.Raw:
-        """The log probabilities that go out with `text`: those of tokens that are now out whole."""
+        """The log probabilities that go out with `text`: those of tokens that are now out whole.
+
+        Raises what decoding raises, and ValueError where too many wait for their text.
+        """
         members = _object.decode(logprobs) if bytes(logprobs) != b"null" else {}
         given = members.get("content", _NULL)
-        self._logprobs += _list.decode(given) if bytes(given) != b"null" else []
+        if bytes(given) != b"null":
+            self._logprobs += _list.decode(given)
+            self._waiting += len(memoryview(given))
         if not self._logprobs:
             return logprobs
         self._covered += len(text.encode())
@@ -116,7 +124,10 @@ class _Choice:
             if size > self._covered and not last:
                 break
             self._covered -= size
-            released.append(self._logprobs.pop(0))
+            released.append(self._logprobs.popleft())
+        self._waiting = self._waiting - sum(len(memoryview(one)) for one in released) if self._logprobs else 0
+        if self._waiting > MAX_EVENT_BYTES:
+            raise ValueError("log probabilities of no text")
         if not released:
             return _NULL
         return msgspec.Raw(_encode({"refusal": None, **members, "content": released}))
@@ -208,13 +219,16 @@ class StreamRewriter:
         return event(_encode({**self._base, "choices": [], "usage": usage_object(self.usage)})) + DONE
 
     def _rewrite(self, events: bytes) -> bytes:
-        out = b"".join([self._edit(one[6:]) for one in events.split(b"\n\n") if one])
+        try:
+            out = b"".join([self._edit(one[6:]) for one in events.split(b"\n\n") if one])
+        except (*BROKEN, ValueError):  # in log probabilities, which nothing had looked into before
+            raise _unreadable(self._edits.provider) from None
         if len(self._choices) == self._edits.n and all(choice.settled for choice in self._choices.values()):
             self._settled = not self._edits.stops
         return out
 
     def _edit(self, data: bytes) -> bytes:
-        """One event, as it is or edited: framed, and cut into one for each choice."""
+        """One event, as it is or edited: framed, and cut into two where a choice has both text and a finish."""
         if data == b"[DONE]":
             return DONE
         chunk = decode_chunk(data)
@@ -222,10 +236,13 @@ class StreamRewriter:
         if all(take is None for take in takes):
             return event(data)
         self._base = base = _object.decode(data)
-        choices: list[RawObject] = []
+        first: list[RawObject] = []
+        second: list[RawObject] = []
         for choice, take in zip(_objects.decode(base["choices"]), takes, strict=True):
-            choices += [choice] if take is None else _edit_choice(choice, take)
-        return b"".join([event(_encode({**base, "choices": [choice]})) for choice in choices])
+            edited = [choice] if take is None else _edit_choice(choice, take)
+            first += edited[:1]
+            second += edited[1:]
+        return b"".join([event(_encode({**base, "choices": choices})) for choices in (first, second) if choices])
 
     def _study(self, found: ChunkChoice) -> _Take | None:
         """Note what a chunk says of one choice."""
@@ -283,7 +300,10 @@ class BodyRewriter:
             return body
         base = _object.decode(body)
         choices = _objects.decode(base["choices"])
-        edited = [_edit_message(choice, _Choice(self._edits)) for choice in choices]
+        try:
+            edited = [_edit_message(choice, _Choice(self._edits)) for choice in choices]
+        except (*BROKEN, ValueError):
+            raise _unreadable(self._edits.provider) from None
         if not any(edited):
             return body
         base["choices"] = msgspec.Raw(_encode(choices))
@@ -341,6 +361,11 @@ def _edit_message(raw: RawObject, choice: _Choice) -> bool:
         raw["logprobs"] = choice.release(raw.get("logprobs", _NULL), text, last=False)
     raw["message"] = msgspec.Raw(_encode(message))
     return True
+
+
+def _unreadable(provider: str) -> ProviderFault:
+    message = f"The provider {provider!r} gave log probabilities that cannot be read."
+    return ProviderFault(Failure(FailureKind.MALFORMED, message))
 
 
 def _tells(delta: Delta) -> bool:

@@ -77,7 +77,7 @@ def mend(body: bytes, answer: Completion, model: str, now: float, bound: bool = 
             raw["index"] = msgspec.Raw(b"%d" % place)
         _mend_choice(raw, choice, bound)
     if numbered:
-        raws = [raws[indexes.index(place)] for place in range(len(raws))]
+        raws = [raw for _, raw in sorted(zip(indexes, raws, strict=True), key=lambda pair: pair[0])]
     found["choices"] = _raw(raws)
     if not _is_text(answer.id):
         found["id"] = _raw(f"chatcmpl-{secrets.token_hex(16)}")

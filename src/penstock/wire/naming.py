@@ -18,6 +18,7 @@ import msgspec
 
 OBJECT = "chat.completion.chunk"
 
+_LONGEST = 512  # a name above it would be put into every chunk that lacks it
 _MOST_LOOKS = 8  # a server whose chunks never begin and end alike is not looked at for ever
 
 _BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -116,4 +117,4 @@ def _values(names: Names) -> tuple[Any, ...]:
 
 
 def _is_text(value: Any) -> bool:
-    return type(value) is str and bool(value)
+    return type(value) is str and 0 < len(value) <= _LONGEST

@@ -16,6 +16,7 @@ MOST_CHARACTERS = 1024 * 1024
 TEXT, REASONING = "content", "reasoning_content"  # as deltas name them
 
 _NAMES = ("id", "object", "created", "model", "service_tier", "system_fingerprint")
+_LONGEST = 4096  # bytes of one of them: each chunk repeats them
 
 _object = msgspec.json.Decoder(RawObject).decode
 
@@ -69,7 +70,9 @@ class Said:
     def _read(self, data: bytes) -> None:
         if not self.names:
             members = _object(data)
-            self.names = {name: members[name] for name in _NAMES if name in members}
+            self.names = {
+                name: members[name] for name in _NAMES if name in members and len(memoryview(members[name])) <= _LONGEST
+            }
         for choice in decode_chunk(data).choices or ():
             self._hear(choice)
 

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 MAX_CALLS = 1024
-MAX_WAITING = 64 * 1024  # letters of arguments whose call has no name yet
+MAX_WAITING = 64 * 1024  # letters of arguments whose calls have no name yet
 
 _json = msgspec.json.Encoder()
 RawObject = dict[str, msgspec.Raw]
@@ -45,9 +45,10 @@ class CallMending(msgspec.Struct, frozen=True):
 class _Call:
     """One call: as the server names it, how the client knows it, and what waits for its name."""
 
-    __slots__ = ("id", "name", "number", "started", "waiting")
+    __slots__ = ("id", "name", "number", "place", "started", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, place: int) -> None:
+        self.place = place  # among all calls
         self.id: str | None = None
         self.name: str | None = None
         self.number: int | None = None  # None until it is begun for the client
@@ -58,10 +59,13 @@ class _Call:
 class ToolCalls:
     """The calls of one choice so far."""
 
-    __slots__ = ("_begun", "_calls", "_places")
+    __slots__ = ("_begun", "_by_id", "_calls", "_places", "_shared", "_waiting")
 
     def __init__(self) -> None:
         self._calls: list[_Call] = []
+        self._by_id: dict[str, _Call] = {}  # the last one with an id
+        self._shared: set[str] = set()  # ids of more than one
+        self._waiting = 0  # letters, of all calls
         self._places: dict[int, _Call] = {}  # by the server's index
         self._begun = 0
 
@@ -109,19 +113,24 @@ class ToolCalls:
         call = self._find(given, call_id, name, arguments) or self._begin()
         if type(given) is int and len(self._places) < MAX_CALLS:
             self._places[given] = call
-        call.id, call.name = call.id or call_id, call.name or name
+        if call_id is not None and call.id is None:
+            self._identify(call, call_id)
+        call.name = call.name or name
         call.started = call.started or kind == "custom" or bool(_written(arguments))
         sound = isinstance(arguments, str) and given == call.number
         if call.number is not None:
             sound = sound and delta.get("id") is None and members.get("name") is None
             return CallMending(call.number), sound and delta.get("type", kind) in (kind, None)
         if call.name is None and kind == "function":
-            call.waiting += _written(arguments)
-            if len(call.waiting) > MAX_WAITING:
+            written = _written(arguments)
+            call.waiting += written
+            self._waiting += len(written)
+            if self._waiting > MAX_WAITING:
                 raise ValueError("a tool call without a name")
             return CallMending(withheld=True), False
         call.number, self._begun = self._begun, self._begun + 1
-        unique = call.id is not None and not any(known.id == call.id for known in self._calls if known is not call)
+        self._waiting -= len(call.waiting)
+        unique = call.id is not None and call.id not in self._shared
         made_id = "" if unique else f"call_{secrets.token_hex(12)}"
         sound = isinstance(arguments, str) and given == call.number and call_id is not None and unique
         sound = sound and not call.waiting
@@ -131,8 +140,16 @@ class ToolCalls:
     def _begin(self) -> _Call:
         if max(len(self._calls), len(self._places)) >= MAX_CALLS:
             raise ValueError("too many tool calls")
-        self._calls.append(_Call())
+        self._calls.append(_Call(len(self._calls)))
         return self._calls[-1]
+
+    def _identify(self, call: _Call, call_id: str) -> None:
+        call.id = call_id
+        other = self._by_id.get(call_id)
+        if other is not None:
+            self._shared.add(call_id)
+        if other is None or other.place < call.place:
+            self._by_id[call_id] = call
 
     def _find(self, given: Any, call_id: str | None, name: str | None, arguments: Any) -> _Call | None:
         """The call that a delta continues, or None where it begins one."""
@@ -142,7 +159,7 @@ class ToolCalls:
             call = None
         if call is None and call_id is not None:
             # The last one, since some servers give all calls the same.
-            call = next((known for known in reversed(self._calls) if known.id == call_id), None)
+            call = self._by_id.get(call_id)
             if call is not None and numbered and name is not None and call.started:
                 return call if _written(arguments).lstrip()[:1] not in ("", "{") else None
             return call
