@@ -474,6 +474,35 @@ def test_a_client_that_hangs_up_during_a_rescue_frees_the_second_upstream(second
     in_scene(main, cut(2), second)
 
 
+def test_an_answer_that_goes_on_may_be_read_on_for_its_bill() -> None:
+    chunks = (*PIECES[:3], Chunk(text=PIECES[3], wait="gate"), PIECES[4])
+    second = Answer(chunks=chunks, prefix="continue", usage=Tokens(prompt=20, completion=5))
+
+    async def main() -> None:
+        targets = (TargetConfig("first", "a"), TargetConfig("second", "b", continues="message"))
+        models = {"gpt-5.4": Model(targets, rescue="continue")}
+        async with FakeUpstream(cut(2)) as one, FakeUpstream(second) as two:
+            providers = (upstream(one.base_url, "first"), upstream(two.base_url, "second", on_hangup="drain"))
+            async with gateway(*providers, models=models, retries=TRIES) as running:
+                async with running.client() as client:
+                    await client.send(chat(stream=True))
+                    await client.read_until(PIECES[2].encode())
+                    await two.reached("gate")
+                await until(lambda: not running.server.edge.connections)
+                two.open("gate")
+                record = await running.record()
+        assert (record.ended, record.provider) == ("hangup", "first")
+        assert outcomes(record) == [("first", "reset"), ("second", "ok")]
+        broken, read_on = (attempt.usage for attempt in record.attempts)
+        assert broken is not None
+        assert read_on is not None
+        assert (read_on.prompt_tokens, read_on.completion_tokens, read_on.source) == (20, 5, "reported")
+        assert record.usage is not None
+        assert record.usage.completion_tokens == broken.completion_tokens + 5
+
+    run(main())
+
+
 def test_a_client_that_hangs_up_while_a_rescue_waits_leaves_nothing() -> None:
     async def main(scene: Scene) -> None:
         async with scene.running.client() as client:
