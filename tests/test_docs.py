@@ -10,7 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import click
 import msgspec
@@ -18,6 +18,9 @@ import pytest
 
 from penstock.cli import main
 from penstock.config import Server, load
+from penstock.config.shapes import PolicyName
+from penstock.errors import FailureKind
+from penstock.gateway.routing.policies import POLICIES
 from penstock.link import METRICS
 from penstock.providers.registry import SETTINGS
 from penstock.types import Record
@@ -134,6 +137,24 @@ def test_a_verb_or_an_option_that_does_not_exist_is_noticed() -> None:
 def test_an_example_asks_this_gateway_for_the_model_of_every_example(block: Block) -> None:
     assert set(re.findall(r"https?://([^/\"'\s]+)", block.text)) <= {"127.0.0.1:8000"}
     assert set(re.findall(r"[\"']?\bmodel[\"']?\s*[:=]\s*[\"']([^\"']+)", block.text)) <= {"gpt-5.4"}
+
+
+def test_every_page_is_found_from_the_index() -> None:
+    index = ROOT / "docs" / "index.md"
+    linked = {(index.parent / target.partition("#")[0]).resolve() for target in LINK.findall(prose(index))}
+    pages = {page for page in (ROOT / "docs").iterdir() if page.is_file() and page != index}
+    assert pages - linked == set()
+
+
+def test_a_policy_has_its_function_its_name_in_the_configuration_and_its_row() -> None:
+    routing = (ROOT / "docs" / "resilience.md").read_text(encoding="utf-8").split("## Routing")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \|", routing, re.MULTILINE)
+    assert rows == list(POLICIES) == list(get_args(PolicyName))
+
+
+def test_every_outcome_of_an_attempt_is_documented() -> None:
+    said = OBSERVABILITY.split("The `outcome` of an attempt")[1].split("\n## ")[0]
+    assert {kind.value for kind in FailureKind} - set(re.findall(r"`(\w+)`", said)) == set()
 
 
 def test_every_metric_is_documented_with_its_kind_and_labels() -> None:
