@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from config_cases import ENV, GOOD, TYPES, only, problems, written
 
-from penstock.config import load
+from penstock.config import load, summary
 
 
 @pytest.mark.parametrize("name", ["gpt-*x", "a**", "*a", "", " a", "a\\n", "x" * 257])
@@ -76,3 +76,8 @@ def test_a_target_for_some_keys_may_be_the_one_that_continues(tmp_path: Path) ->
     given = GOOD.replace("targets =", 'rescue = "continue"\ntargets =')
     given += 'for_keys = [{ keys = ["a"], targets = [{ provider = "openai", continues = "prefix" }] }]\n'
     assert served(tmp_path, given)
+
+
+def test_the_summary_tells_of_a_rescue(tmp_path: Path) -> None:
+    config = load(written(tmp_path, GOOD.replace("targets =", 'rescue = "splice"\ntargets =')), ENV, TYPES)
+    assert "openai (the name as asked); rescue: splice" in summary(config)

@@ -33,7 +33,8 @@ def _url(listen: str, scheme: str) -> str:
 
 
 def _model(name: str, model: Model) -> Iterator[tuple[str, str]]:
-    yield name, _targets(model.targets, model.policy)
+    rescue = f"; rescue: {model.rescue}" if model.rescue != "off" else ""
+    yield name, _targets(model.targets, model.policy) + rescue
     for route in model.for_keys:
         targets = _targets(route.targets or model.targets, route.policy or model.policy)
         yield "", f"keys {', '.join(route.keys)}: {targets}"
