@@ -7,6 +7,8 @@ upstream sees its own connection close. `pytest -s` shows the figures.
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import random
 import socket
 import statistics
@@ -14,18 +16,19 @@ import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from scene import HUGE, Idle, deadlines, unanswered
 
-from penstock.config import Breaker, Retries
+from penstock.config import Breaker, Retries, Upstream
 from penstock.fake_upstream import Answer, Chunk, FakeUpstream, Seen
-from penstock.fake_upstream.script import Cut
+from penstock.fake_upstream.script import Cut, Script
 from penstock.gateway.upstream import Lane
 from penstock.gateway.upstream.health import State
-from penstock.types import Record
-from support.gateway import ONCE, Running, chat, gateway, run, until, upstream
+from penstock.types import EngineAddress, Record
+from support.gateway import ONCE, Running, chat, gateway, request, run, until, upstream
 
 TIMES = 200
 TOGETHER = 20  # clients that leave in the same moment
@@ -48,10 +51,10 @@ class Client:
         self._sock = socket.socket()
         self._sock.setblocking(False)
 
-    async def ask(self, address: tuple[str, int], request: bytes) -> None:
+    async def ask(self, address: tuple[str, int], asked: bytes) -> None:
         loop = asyncio.get_running_loop()
         await loop.sock_connect(self._sock, address)
-        await loop.sock_sendall(self._sock, request)
+        await loop.sock_sendall(self._sock, asked)
 
     async def read(self, part: bytes) -> None:
         got = b""
@@ -76,16 +79,19 @@ Ready = Callable[[Sequence[Client]], Awaitable[object]]
 Freed = Callable[[float], Awaitable[list[float]]]
 
 
-async def hang_up(running: Running, stream: bool, ready: Ready, freed: Freed) -> list[float]:
+async def hang_up(
+    running: Running, stream: bool, ready: Ready, freed: Freed, asked: bytes | None = None
+) -> list[float]:
     """TIMES hang-ups, TOGETHER at once; the seconds that each took to free what it held.
 
-    `ready` waits until all of a round are in the phase; `freed`, given when the last one left, until nothing is held.
+    A chat completion, or `asked`, is asked. `ready` waits until all of a round are in the phase; `freed`, given when
+    the first one left, until nothing is held.
     """
     took: list[float] = []
     for first in range(0, TIMES, TOGETHER):
         clients = [Client(number) for number in range(first, first + TOGETHER)]
         for client in clients:
-            await client.ask(running.address, chat(stream=stream))
+            await client.ask(running.address, asked or chat(stream=stream))
         await ready(clients)
         left = [client.leave() for client in clients]
         took += await freed(left[0])
@@ -114,10 +120,18 @@ async def recorded(running: Running, outcomes: list[str], count: int = TIMES, ot
 async def before(script: Any, **settings: Any) -> AsyncIterator[tuple[FakeUpstream, Running, Idle]]:
     """A gateway whose deadlines are all out of reach, so that they free nothing, and the fake upstream behind it."""
     rules = {name: settings.pop(name) for name in ("retries", "breaker") if name in settings}
+    sockets = open_sockets()
     async with FakeUpstream(script) as fake:
         only = upstream(fake.base_url, deadlines=deadlines(), pool_wait=HUGE, **settings)
         async with gateway(only, **rules) as running:
             yield fake, running, Idle(running)
+    await until(lambda: open_sockets() <= sockets)
+
+
+def open_sockets() -> int:
+    """How many sockets this process has."""
+    found = (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
+    return sum(os.readlink(path).startswith("socket:") for path in found if os.path.lexists(path))
 
 
 def the_lane(running: Running) -> Lane:
@@ -182,6 +196,63 @@ def test_a_call_is_cut_off(phase: str, script: Answer, stream: bool, read: bytes
             await fake.wait_for(lambda: fake.open_connections == 0)
             assert running.pools["fake"].open == 0
             assert len(fake.seen) == TIMES
+            await recorded(running, ["cancelled"])
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "members", "script", "read"),
+    [
+        ("completions", {"prompt": "Hello", "stream": True}, BEGUN, b'"one"'),
+        ("responses", {"input": "Hello", "stream": True}, BEGUN, b'"one"'),
+        ("embeddings", {"input": "Hello"}, SILENT, b""),
+    ],
+)
+def test_a_call_beside_chat_is_cut_off_too(endpoint: str, members: Any, script: Answer, read: bytes) -> None:
+    async def main() -> None:
+        body = json.dumps({"model": "gpt-5.4", **members}).encode()
+        asked = request("POST", f"/v1/{endpoint}", body=body)
+        async with before(script) as (fake, running, idle):
+
+            async def ready(clients: Sequence[Client]) -> None:
+                await fake.reached("forever", len(clients))
+                for client in clients if read else ():
+                    await client.read(read)
+
+            judge(endpoint, await hang_up(running, False, ready, at_the_upstream(fake), asked))
+            await idle.again(fake)
+            assert running.pools["fake"].open == 0
+            await recorded(running, ["cancelled"])
+
+    run(main())
+
+
+@pytest.mark.parametrize("path", ["/apply-template", "/completion"])
+def test_a_step_of_a_local_model_is_cut_off(path: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        place = str(tmp_path / "engine")
+        template = Answer(body='{"prompt": "Hello"}')
+        paths: dict[str, tuple[Answer, ...]] = {"/apply-template": (template,), path: (SILENT,)}
+        engine = Upstream("local", "llama", deadlines=deadlines())
+        async with (
+            FakeUpstream(Script(paths=paths), listen=f"unix:{place}") as fake,
+            gateway(engine, engine=EngineAddress(place, "token")) as running,
+        ):
+            idle, took, told = Idle(running), [], 0
+            for first in range(0, TIMES, TOGETHER):
+                clients = [Client(number) for number in range(first, first + TOGETHER)]
+                for client in clients:
+                    await client.ask(running.address, chat(stream=True))
+                await fake.reached("forever", TOGETHER)
+                left = min([client.leave() for client in clients])
+                seen = [await fake.ended(number) for number in range(told, len(fake.seen))]
+                told = len(fake.seen)
+                took += [_ended(one) - left for one in seen if one.hung_up]
+                for client in clients:
+                    client.close()
+            judge(f"local model, {path}", took)
+            await idle.again(fake)
             await recorded(running, ["cancelled"])
 
     run(main())

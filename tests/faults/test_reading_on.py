@@ -150,3 +150,19 @@ def test_a_server_that_stops_does_not_wait_for_it_and_records_it() -> None:
             assert (await fake.ended()).hung_up
 
     run(main())
+
+
+def test_a_stream_that_a_stopping_server_ends_is_not_read_on() -> None:
+    async def main() -> None:
+        settings: dict[str, Any] = {"on_hangup": "drain", "deadlines": deadlines()}
+        async with FakeUpstream(HELD) as fake:
+            async with gateway(upstream(fake.base_url, **settings)) as running:
+                asking = asyncio.create_task(running.chat(stream=True))
+                await fake.reached("gate")
+            assert b"server_shutting_down" in (await asking).body
+            running.telemetry.notify()
+            (record,) = running.recorder.records
+            assert record.ended == "drained"
+            assert (await fake.ended()).hung_up
+
+    run(main())

@@ -457,6 +457,30 @@ def test_a_reader_that_breaks_ends_its_request_and_no_other(
     run(main())
 
 
+@pytest.mark.parametrize("method", ["commit", "write"])
+def test_an_output_that_breaks_ends_its_request_and_no_other(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_: Any) -> None:
+        raise Breaking
+
+    async def main() -> None:
+        logged: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context["exception"]))
+        told = Answer(chunks=("one", Chunk(text=" two", wait=0.01), Chunk(text=" three", wait="forever")))
+        async with before((told, Answer())) as (fake, running):
+            with monkeypatch.context() as patch:
+                patch.setattr(f"penstock.gateway.relay.Relay.{method}", breaks)
+                async with running.client() as client:
+                    await client.send(chat(stream=True))
+                    await client.read_until(b'"upstream_failed"')
+            assert (await fake.ended()).hung_up
+            assert (await running.record()).ended in ("cut", "failed")
+            assert [type(error) for error in logged] == [Breaking]
+            assert running.pools["fake"].open == 0
+            assert (await running.chat()).status == 200
+
+    run(main())
+
+
 def test_a_fault_of_ours_is_a_500_on_record_and_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     monkeypatch.setattr("penstock.gateway.api.log", lines.append)

@@ -208,8 +208,7 @@ class Answer:
         self._connection.first_event_seen()
         if self._admission is Admission.PROBE and self._lane is not None:
             # It answers: others need not wait until this answer has ended, which may take minutes.
-            self._lane.health.found_alive()
-            self._admission = Admission.CALL
+            self._admission = self._lane.health.began()
 
     def _finish(self) -> None:
         try:

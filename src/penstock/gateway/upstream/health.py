@@ -137,6 +137,11 @@ class Health:
         if admission is Admission.PROBE:
             self.probing = False
 
+    def began(self) -> Admission:
+        """A probe's first event has come, which tells all: the breaker closes. As what its end counts from here on."""
+        self._close()
+        return Admission.CALL
+
     def found_alive(self) -> None:
         """Its server answered a probe that is no call: the next call is let through to see, without a wait."""
         self.retry_at = 0.0
