@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
@@ -693,3 +694,14 @@ def test_nothing_but_events_that_cannot_be_read_is_no_answer() -> None:
     assert reader.feed(GARBAGE + GARBAGE + DONE) == b""
     with pytest.raises(ProviderFault, match="finish_reason"):
         reader.close()
+
+
+def test_an_answer_in_very_many_pieces_costs_little_more_than_its_bytes() -> None:
+    one = BodyReader("acme", "m", lambda: 1.0)
+    pieces = [b"%02d" % (number % 100) for number in range(300_000)]
+    tracemalloc.start()
+    for piece in pieces:
+        one.feed(bytes(bytearray(piece)))  # each an object of its own, as off a connection
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 3_000_000

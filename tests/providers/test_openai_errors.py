@@ -87,13 +87,31 @@ def test_the_upstreams_words_about_the_operator_are_not_repeated(status: int) ->
         b'{"object":"error","message":"The model `x` does not exist.","type":"NotFoundError","code":404}',
         b'{"error":{"message":"model \\"x\\" not found, try pulling it first","type":"api_error","code":null}}',
         b'{"error":"model \'x\' not found"}',
+        b'{"error":{"message":"models/x is not found for API version v1beta","code":404,"status":"NOT_FOUND"}}',
         b'{"error":{"code":"DeploymentNotFound","message":"The API deployment for this resource does not exist."}}',
     ],
 )
 def test_a_404_for_the_model_is_told_from_a_404_for_the_path(body: bytes) -> None:
     assert failure(404, body).model_missing
     assert not failure(404, b'{"detail":"Not Found"}').model_missing
-    assert not failure(403, body).model_missing
+    assert failure(403, body).model_missing, "as OpenAI tells a project that may not use a model"
+    assert not failure(401, body).model_missing
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (429, "Request too large for gpt-4o in organization org-secret on tokens per min (TPM): Limit 30000."),
+        (413, "Request too large for model `x` in organization `org-secret` service tier `on_demand`."),
+    ],
+)
+def test_one_request_above_the_tokens_of_a_minute_is_no_limit_on_our_rate(status: int, words: str) -> None:
+    error = {"message": words, "type": "tokens", "param": None, "code": "rate_limit_exceeded"}
+    found = failure(status, json.dumps({"error": error}).encode(), retry_after="20")
+    assert (found.kind, found.status, found.too_long) == (FailureKind.INVALID, 413, True)
+    assert found.body is None
+    assert found.retry_after is None
+    assert "secret" not in found.message
 
 
 def test_a_spent_quota_is_told_from_a_rate() -> None:

@@ -421,7 +421,7 @@ class StreamReader:
 class BodyReader:
     """Reads one whole answer; see `providers.base.Reader`. The caller bounds how much it feeds."""
 
-    __slots__ = ("_bound", "_model", "_now", "_parts", "_provider", "committed", "done", "usage")
+    __slots__ = ("_bound", "_first", "_model", "_now", "_provider", "_rest", "committed", "done", "usage")
 
     aborts = False
     head = b""
@@ -436,17 +436,20 @@ class BodyReader:
         self._model = model
         self._now = now
         self._bound = bound
-        self._parts: list[bytes] = []
+        self._first = b""
+        self._rest = bytearray()  # not a list of pieces, whose number the upstream decides
 
     def feed(self, data: bytes) -> bytes:
         """Keep the bytes until the answer is whole."""
-        self._parts.append(data)
+        if self._first:
+            self._rest += data
+        else:
+            self._first = data
         return b""
 
     def close(self) -> bytes:
         """The answer ended: return it, or raise ProviderFault if it is no chat completion."""
-        parts = self._parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        body = self._first + self._rest if self._rest else self._first
         sound = read_sound(body, self._bound)
         if sound is not None:
             (self.usage,) = sound

@@ -70,7 +70,10 @@ _WORDS = {
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _NO_MODEL_NAMES = ("model_not_found", "DeploymentNotFound")  # the latter is Azure's
-_NO_MODEL = re.compile(r"\bmodel\b.*\b(does not exist|not found)\b", re.IGNORECASE | re.DOTALL)
+_NO_MODEL = re.compile(r"\bmodels?\b.*\b(does not exist|not found)\b", re.IGNORECASE | re.DOTALL)
+# How OpenAI (429) and Groq (413) begin where a single request is above the tokens of a minute. What follows names the
+# operator's organisation.
+_TOO_LARGE = "Request too large for"
 
 
 def failure_of(provider: str, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, now: float) -> Failure:
@@ -78,6 +81,10 @@ def failure_of(provider: str, status: int, headers: Sequence[tuple[bytes, bytes]
     kind = _kind_of_status(status)
     found = _decode(body)
     error = _error_in(found)
+    if status in (413, 429) and _text(error).startswith(_TOO_LARGE):
+        # Not a limit on our rate: waiting does not help, and nobody else need wait for whoever asks it again and again.
+        words = f"The request has more tokens than the provider {provider!r} takes within a minute."
+        return Failure(FailureKind.INVALID, words, 413, too_long=True)
     if kind is FailureKind.INVALID:
         return _invalid(provider, status, error, body if _is_envelope(found) else None)
     message = f"The provider {provider!r} {_WORDS[kind]} (status {status})."
@@ -85,7 +92,7 @@ def failure_of(provider: str, status: int, headers: Sequence[tuple[bytes, bytes]
         message = f"The provider {provider!r} answered with a redirect (status {status}): check its base_url."
     if status in (404, 405, 501):
         message = f"The provider {provider!r} does not know this endpoint or this model (status {status})."
-    missing = status == 404 and _names_no_model(error)
+    missing = status in (403, 404) and _names_no_model(error)  # 403 is OpenAI's, to a project without the model
     if missing:
         message = f"The provider {provider!r} does not have this model."
     if kind is FailureKind.RATE_LIMITED and _QUOTA in _names(error):

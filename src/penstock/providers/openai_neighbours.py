@@ -150,7 +150,7 @@ _WHOLE: dict[str, Callable[[str, bytes], Usage | None]] = {
 class WholeReader:
     """Reads one whole answer; see `providers.base.Reader`. The caller bounds how much it feeds."""
 
-    __slots__ = ("_parts", "_provider", "_read", "committed", "done", "usage")
+    __slots__ = ("_body", "_provider", "_read", "committed", "done", "usage")
 
     aborts = False
     head = b""
@@ -162,16 +162,16 @@ class WholeReader:
         self.usage: Usage | None = None
         self._provider = provider
         self._read = read
-        self._parts: list[bytes] = []
+        self._body = bytearray()
 
     def feed(self, data: bytes) -> bytes:
         """Keep the bytes until the answer is whole."""
-        self._parts.append(data)
+        self._body += data
         return b""
 
     def close(self) -> bytes:
         """The answer ended: return it, or raise ProviderFault if it is not what was asked for."""
-        body = b"".join(self._parts)
+        body = bytes(self._body)
         try:
             self.usage = self._read(self._provider, body)
             if not body.isascii():
