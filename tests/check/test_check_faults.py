@@ -174,6 +174,12 @@ def test_a_key_that_a_message_repeats_is_reported() -> None:
     assert "repeats the whole key" in (report.findings[0].got or "")
 
 
+@pytest.mark.parametrize("key", ["x", "exist", "id"])
+def test_a_key_that_is_a_word_leaves_the_answers_as_they_are(key: str) -> None:
+    report = check(FakeUpstream(strict_profile="gpt-5.4"), "C05", key=key)
+    assert results(report) == {"C05": "passed"}
+
+
 def test_what_a_right_server_does_passes() -> None:
     about = {row for row, _, _ in ANSWERS} - {"A03", "A14", "A19", "I01"}
     report = check(FakeUpstream(strict_profile="gpt-5.4", keys=[KEY]), *sorted(about))

@@ -27,6 +27,7 @@ PROMPT = "Say hello."
 CHAT = "/chat/completions"
 RETRIES = 3
 LONGEST_WAIT = 60.0
+SHORTEST_SECRET = 8  # characters
 
 Members = dict[str, Any]
 Headers = dict[str, str | None]
@@ -53,6 +54,11 @@ class Settings(msgspec.Struct, frozen=True):
     requests: int = 600
     patience: float = 60.0
     pace: float = 0.0
+
+    @property
+    def secret(self) -> str | None:
+        """The key, where it is one to hide: a shorter one is a word such as `test`, which answers may hold as well."""
+        return self.key if self.key is not None and len(self.key) >= SHORTEST_SECRET else None
 
 
 def user(content: Any) -> list[Members]:
@@ -218,8 +224,8 @@ class Ask:
 
     def _without_key(self, answer: Answer) -> Answer:
         """The answer without the key that it may repeat, before a text is cut short and leaves a part of it."""
-        key = self.settings.key
-        if not key or key.encode() not in answer.body:
+        key = self.settings.secret
+        if key is None or key.encode() not in answer.body:
             return answer
         return msgspec.structs.replace(answer, body=answer.body.replace(key.encode(), b"***"))
 

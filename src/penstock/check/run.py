@@ -123,7 +123,7 @@ class Run:
 
     def report(self, stopped: str | None) -> Report:
         """What was found so far, and why it is not more."""
-        budget, key = self._budget, self._settings.key
+        budget, key = self._budget, self._settings.secret
         rest = self._rows[len(self._findings) :]
         findings = [*self._findings, *(Finding(row, SKIPPED, NOT_REACHED, 0, 0, 0.0) for row in rest)]
         return Report(

@@ -135,7 +135,7 @@ def _run(rows: Sequence[Row], settings: Settings, heavy: bool) -> Report:
 
 
 def _give_up(settings: Settings, reason: str, as_json: bool) -> SystemExit:
-    reason = plain(redact(reason, settings.key))
+    reason = plain(redact(reason, settings.secret))
     if as_json:
         told = {"url": settings.place.url, "exit_status": COULD_NOT_RUN, "stopped": reason}
         click.echo(msgspec.json.encode(told).decode())
