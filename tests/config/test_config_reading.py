@@ -194,8 +194,8 @@ def test_types_and_ranges_are_checked(tmp_path: Path, line: str, expected: str) 
 @pytest.mark.parametrize(
     ("line", "fix"),
     [
-        ('policy = "weigthed"', "did you mean weighted?"),
-        ('rescue = "sk-secret"', "write one of: continue, off, splice"),
+        ('malformed_events = "drop"', 'write "error" or "skip"'),
+        ('rescue = "sk-secret"', 'write "continue", "off" or "splice"'),
     ],
 )
 def test_a_value_that_does_not_exist_is_told_by_those_that_do(tmp_path: Path, line: str, fix: str) -> None:

@@ -2,8 +2,7 @@
 
 msgspec stops at the first fault; here each setting is checked by itself, against the types and ranges that
 `msgspec.inspect` tells of the Struct, and those that pass are kept, so that one fault hides no other.
-A fault never repeats a string's text, which may be a secret: of one that is none of the values there are, it says at
-most which was meant.
+A fault never repeats a string's text, which may be a secret.
 """
 
 from __future__ import annotations
@@ -106,10 +105,10 @@ def _value(kind: inspect.Type, raw: Any, path: Path, faults: Faults, otherwise: 
         return [item for item in elements if item is not _BAD]
     if _fits(kind, raw):
         return raw
-    if isinstance(kind, inspect.LiteralType) and isinstance(raw, str):
-        faults.add(path, "no such value", nearest(raw, map(str, kind.values), "write one of"))
-        return _BAD
     expected = _expected(kind)
+    if isinstance(kind, inspect.LiteralType) and isinstance(raw, str):
+        faults.add(path, "no such value", f"write {expected}")
+        return _BAD
     faults.add(path, f"expected {expected}; got {_got(raw)}", f"write {expected}{otherwise}")
     return _BAD
 
@@ -166,7 +165,8 @@ def _expected(kind: inspect.Type) -> str:
         case inspect.StrType():
             return "a string"
         case inspect.LiteralType():
-            return " or ".join(f'"{value}"' for value in kind.values)
+            *others, last = (f'"{value}"' for value in kind.values)
+            return f"{', '.join(others)} or {last}" if others else last
         case inspect.StructType() | inspect.DictType():
             return "a table"
         case inspect.VarTupleType() | inspect.ListType():
