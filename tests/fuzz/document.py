@@ -23,7 +23,7 @@ SERVED = {
     "/models/{model}": {"get"},
     "/responses": {"post"},
 }
-OTHERS = {"/health": {"get"}, "/ready": {"get"}}
+OTHERS = {"/v1/penstock/explain": {"post"}, "/health": {"get"}, "/ready": {"get"}}
 DONE = "[DONE]"
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 

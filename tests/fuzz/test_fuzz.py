@@ -54,7 +54,8 @@ def test_the_document_has_every_parameter_of_a_chat_completion(document: Any) ->
 
 def test_the_document_has_every_route_and_each_is_served(document: Any) -> None:
     neighbours = {f"/v1/{name}" for name in DECODERS}
-    others = {"/v1/chat/completions", "/v1/models", "/v1/models/{model}", "/health", "/ready"}
+    own = {"/v1/penstock/explain", "/health", "/ready"}
+    others = {"/v1/chat/completions", "/v1/models", "/v1/models/{model}"} | own
     assert document["paths"].keys() == neighbours | others
     with serving() as served, httpx.Client(base_url=served.url, headers=served.headers, trust_env=False) as client:
         for path, item in document["paths"].items():
