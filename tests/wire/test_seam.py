@@ -14,7 +14,7 @@ from penstock.errors import InvalidRequest
 from penstock.types import Usage
 from penstock.wire.chat import decode_chat
 from penstock.wire.prefix import continued, may_end_in_a_stop
-from penstock.wire.said import Said
+from penstock.wire.said import MOST_RUNS, Said
 from penstock.wire.seam import Continued, Differs, Repeated, Seam
 
 NAMES = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-5.4"}
@@ -178,6 +178,19 @@ def test_only_so_much_is_remembered() -> None:
     assert found.unfit == ""
     found.note(event({"content": "!"}))
     assert (found.unfit, found.runs) == ("too much was said", [])
+
+
+def test_only_so_many_turns_between_text_and_thought_are_remembered() -> None:
+    found = Said()
+    turns = event({"content": "x"}) + event({"reasoning_content": "x"})
+    found.note(turns * (MOST_RUNS // 2))
+    assert found.unfit == ""
+    found.note(turns)
+    assert found.unfit == "too much was said"
+
+
+def test_line_ends_are_remembered_as_they_were() -> None:
+    assert said([("content", "a\r\nb\rc\n"), ("content", "\n")]).text == "a\r\nb\rc\n\n"
 
 
 def test_what_is_unfit_from_the_start_is_not_looked_at() -> None:

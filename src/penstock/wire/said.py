@@ -7,11 +7,14 @@ text than is remembered), it says so, and forgets the rest.
 
 from __future__ import annotations
 
+import io
+
 import msgspec
 
 from penstock.wire.answer import BROKEN, ChunkChoice, RawObject, decode_chunk
 
 MOST_CHARACTERS = 1024 * 1024
+MOST_RUNS = 1000  # of text and of reasoning in turn
 
 TEXT, REASONING = "content", "reasoning_content"  # as deltas name them
 
@@ -33,7 +36,8 @@ class Said:
         self.unfit = unfit
         self.names: RawObject = {}
         self.texts = 0
-        self._runs: list[tuple[str, list[str]]] = []  # kind and pieces; two that follow each other differ in kind
+        # Kind and words; two in a row differ in kind. Not a list of pieces, since the upstream decides their number.
+        self._runs: list[tuple[str, io.StringIO]] = []
         self._size = most
 
     def note(self, events: bytes) -> None:
@@ -50,7 +54,7 @@ class Said:
     @property
     def runs(self) -> list[tuple[str, str]]:
         """What was said, in order: TEXT or REASONING, and its words."""
-        return [(kind, "".join(pieces)) for kind, pieces in self._runs]
+        return [(kind, words.getvalue()) for kind, words in self._runs]
 
     @property
     def text(self) -> str:
@@ -92,12 +96,12 @@ class Said:
     def _add(self, kind: str, words: str) -> None:
         self.texts += 1
         self._size -= len(words)
-        if self._size < 0:
+        if self._size < 0 or len(self._runs) > MOST_RUNS:
             self._give_up("too much was said")
-        elif self._runs and self._runs[-1][0] == kind:
-            self._runs[-1][1].append(words)
-        else:
-            self._runs.append((kind, [words]))
+            return
+        if not self._runs or self._runs[-1][0] != kind:
+            self._runs.append((kind, io.StringIO()))
+        self._runs[-1][1].write(words)
 
     def _give_up(self, why: str) -> None:
         self.unfit = self.unfit or why
