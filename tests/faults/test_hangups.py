@@ -22,13 +22,13 @@ from typing import Any
 import pytest
 from scene import HUGE, Idle, deadlines, unanswered
 
-from penstock.config import Breaker, Retries, Upstream
+from penstock.config import Breaker, Model, Retries, Upstream
 from penstock.fake_upstream import Answer, Chunk, FakeUpstream, Seen
 from penstock.fake_upstream.script import Cut, Script
 from penstock.gateway.upstream import Lane
 from penstock.gateway.upstream.health import State
 from penstock.types import EngineAddress, Record
-from support.gateway import ONCE, Running, chat, gateway, request, run, until, upstream
+from support.gateway import ONCE, Running, chat, gateway, request, run, to, until, upstream
 
 TIMES = 200
 TOGETHER = 20  # clients that leave in the same moment
@@ -224,6 +224,30 @@ def test_a_call_beside_chat_is_cut_off_too(endpoint: str, members: Any, script: 
             await idle.again(fake)
             assert running.pools["fake"].open == 0
             await recorded(running, ["cancelled"])
+
+    run(main())
+
+
+def test_a_rescue_is_cut_off() -> None:
+    async def main() -> None:
+        breaks = Answer(chunks=("one", " two"), cut=Cut(after_events=2, how="reset"))
+        async with FakeUpstream(breaks) as first, FakeUpstream(SILENT) as second:
+            providers = [
+                upstream(fake.base_url, name, deadlines=deadlines()) for fake, name in ((first, "a"), (second, "b"))
+            ]
+            models = {"*": Model(to("a", "b").targets, rescue="splice")}
+            async with gateway(*providers, models=models, retries=Retries(budget_burst=9999)) as running:
+                idle = Idle(running)
+
+                async def ready(clients: Sequence[Client]) -> None:
+                    await second.reached("forever", len(clients))
+                    for client in clients:
+                        await client.read(b'"one"')
+
+                judge("rescue", await hang_up(running, True, ready, at_the_upstream(second)))
+                await idle.again(first, second)
+                assert [pool.open for pool in running.pools.values()] == [0, 0]
+                await recorded(running, ["reset", "cancelled"])
 
     run(main())
 
