@@ -170,6 +170,7 @@ class FailureKind(Enum):
     TIMEOUT_IDLE = "timeout_idle"
     TIMEOUT_TOTAL = "timeout_total"
     MALFORMED = "malformed"  # HTML, empty, truncated, not JSON, not HTTP, too large
+    TOO_LARGE = "too_large"  # the answer is longer than we hold, which who asks for much can bring about
     INCOMPLETE = "incomplete"  # the answer ended without finish_reason
     REFUSED_US = "refused_us"  # 401, 402, 403, 404: our credentials or configuration
     RATE_LIMITED = "rate_limited"  # 429

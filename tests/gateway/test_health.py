@@ -113,6 +113,7 @@ def test_a_call_from_before_neither_opens_nor_closes_it() -> None:
         FailureKind.TIMEOUT_POOL,
         FailureKind.TIMEOUT_TOTAL,
         FailureKind.STALE,
+        FailureKind.TOO_LARGE,
     ],
 )
 def test_what_is_not_the_targets_fault_never_opens_it(kind: FailureKind) -> None:
@@ -128,6 +129,20 @@ def test_a_model_that_a_caller_made_up_is_not_the_targets_fault() -> None:
     for _ in range(50):
         fail(one, 0.0, Failure(FailureKind.REFUSED_US, "", 404, model_missing=True))
     assert one.state is State.CLOSED
+
+
+def test_what_is_forbidden_may_be_one_request_alone_and_so_never_opens_it() -> None:
+    one = health()
+    for _ in range(50):
+        fail(one, 0.0, Failure(FailureKind.REFUSED_US, "", 403))
+    assert one.state is State.CLOSED
+
+
+def test_a_refusal_of_our_credentials_opens_it() -> None:
+    one = health()
+    for _ in range(3):
+        fail(one, 0.0, Failure(FailureKind.REFUSED_US, "", 401))
+    assert one.state is State.OPEN
 
 
 def test_a_spent_quota_opens_it_at_once() -> None:

@@ -90,6 +90,12 @@ def test_a_fault_of_the_request_is_final() -> None:
     assert not state.repeated
 
 
+def test_an_answer_that_is_too_large_is_not_asked_for_again() -> None:
+    state = attempts(*TARGETS)
+    assert state.after(ONE, Failure(FailureKind.TOO_LARGE, "It is too large."), 0.0) is None
+    assert state.stopped == "final"
+
+
 def test_a_spent_quota_goes_elsewhere_and_not_back() -> None:
     spent = Failure(FailureKind.RATE_LIMITED, "The quota is spent.", 429, quota_spent=True)
     assert walk(attempts(ONE, TWO), [spent, DOWN, DOWN]) == [("two", 0.0), ("two", 1.0), ("two", 2.0)]

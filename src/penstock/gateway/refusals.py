@@ -59,6 +59,8 @@ def refusal_for(failure: Failure, target: Target) -> Refusal:
         return Overloaded(failure.message, code="upstream_overloaded", headers=((b"Retry-After", b"1"),))
     if kind.value.startswith("timeout"):
         return UpstreamTimeout(failure.message)
+    if kind is FailureKind.TOO_LARGE:
+        return UpstreamFailed(failure.message, headers=(NO_RETRY,))
     if kind is FailureKind.CONNECT:
         return UpstreamFailed(failure.message, code="upstream_unreachable")
     return UpstreamFailed(failure.message)

@@ -138,7 +138,8 @@ class Answer:
             self._size += len(data)
             limit = MAX_ERROR_BYTES if self._error_status else self._entry.config.max_answer_bytes
             if self._size > limit:
-                self.fail(self._malformed("sent an answer that is too large"))
+                kind = FailureKind.MALFORMED if self._error_status else FailureKind.TOO_LARGE
+                self.fail(Failure(kind, f"The provider '{self.target.provider}' sent an answer that is too large."))
                 return
         if self._error_status:
             self._held.append(data)

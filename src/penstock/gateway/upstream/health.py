@@ -6,8 +6,8 @@ probe, everybody else still goes elsewhere. The probe's end closes it or opens i
 caller hung up tells nothing, and the next call takes its place.
 
 What counts against a target is what it did: no connection, a reset, silence, a 5xx, an unusable answer, a refusal of
-our credentials. What never does: the caller's own fault (400), a limit on our rate (that is what `pressure` is for),
-a caller that hung up or had little patience, a pool of ours that was full.
+our credentials (401). What never does: the caller's own fault (400, 403), a limit on our rate (that is what `pressure`
+is for), a caller that hung up, had little patience or asked for too much, a pool of ours that was full.
 
 The time is always given by the caller, of one monotonic clock.
 """
@@ -35,7 +35,8 @@ _TELLING = frozenset(
         FailureKind.UNAVAILABLE,
     }
 )
-_ALIVE = frozenset({FailureKind.RATE_LIMITED, FailureKind.INVALID})
+_ALIVE = frozenset({FailureKind.RATE_LIMITED, FailureKind.INVALID, FailureKind.TOO_LARGE})
+_FORBIDDEN = 403  # also said of one request: OpenRouter's moderation says it of a caller's words
 
 
 class State(Enum):
@@ -124,7 +125,7 @@ class Health:
         self.outstanding -= 1
         if failure.quota_spent:
             self._open(now)
-        elif failure.kind in _ALIVE or failure.model_missing:
+        elif failure.kind in _ALIVE or failure.model_missing or failure.status == _FORBIDDEN:
             self._well(admission)
         elif failure.kind in _TELLING:
             self._badly(admission, now)

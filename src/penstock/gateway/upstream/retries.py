@@ -55,6 +55,7 @@ _VERDICTS = {
     FailureKind.TIMEOUT_IDLE: Verdict.ELSEWHERE,
     FailureKind.REFUSED_US: Verdict.ELSEWHERE,
     FailureKind.TIMEOUT_TOTAL: Verdict.FINAL,  # the caller's patience, or all that one answer may take, is spent
+    FailureKind.TOO_LARGE: Verdict.FINAL,  # it would be as long again, and cost as much
     FailureKind.INVALID: Verdict.FINAL,
     FailureKind.DIFFERS: Verdict.FINAL,
 }
