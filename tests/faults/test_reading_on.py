@@ -90,7 +90,7 @@ def test_what_is_read_on_has_a_bound() -> None:
     endless = Answer(chunks=("one", Chunk(text="two", wait="gate"), *("x" * 10_000,) * 1000), usage=BILL)
     record, hung_up = left(endless, b'"one"', max_answer_bytes=100_000)
     assert hung_up
-    assert (record.ended, record.attempts[0].outcome) == ("hangup", "malformed")
+    assert (record.ended, record.attempts[0].outcome) == ("hangup", "too_large")
 
 
 def test_what_breaks_while_it_is_read_on_is_on_record() -> None:
