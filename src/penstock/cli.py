@@ -55,6 +55,6 @@ def main() -> None:
     Examples:
       penstock serve
       penstock serve --config penstock.toml
-      penstock chat "What is a penstock?"
+      penstock chat "What does Penstock do?"
       penstock keys create --name reports
     """

@@ -49,7 +49,7 @@ def chat(text: tuple[str, ...], model: str, url: str, api_key_file: Path | None,
 
     \b
     Examples:
-      penstock chat "What is a penstock?"
+      penstock chat "What does Penstock do?"
       penstock chat --model local-small
       penstock chat --url https://llm.example.com < question.txt
     """
