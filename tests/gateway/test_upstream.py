@@ -138,6 +138,16 @@ def test_a_hint_when_to_come_back_is_passed_on_in_both_forms_and_bounded(
     assert answer.headers.get("x-should-retry") == ("false" if vain else None)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "hint", ["Thu, 09 Oct 2025 08:53:20 +99999999999999999999", "Thu, 09 Oct 99999999999999999999 08:53:20 GMT"]
+)
+def test_a_hint_beyond_all_numbers_is_none(hint: str, stream: bool) -> None:
+    answer, record = asked(Answer(status=503, headers={"retry-after": hint}, body="{}"), stream=stream)
+    assert (answer.status, answer.error["code"]) == (503, "upstream_overloaded")
+    assert [attempt.outcome for attempt in record.attempts] == ["unavailable"]
+
+
 def test_a_spent_quota_is_not_worth_another_try() -> None:
     answer, _ = asked(Answer(status=429, error=Fault("no more", type="insufficient_quota", code="insufficient_quota")))
     assert (answer.status, answer.error["code"]) == (429, "insufficient_quota")

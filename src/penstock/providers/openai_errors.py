@@ -214,11 +214,7 @@ def _retry_after(headers: Sequence[tuple[bytes, bytes]], now: float) -> float | 
     if seconds is not None:
         return seconds
     try:
-        date = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    try:
-        return max(0.0, date.timestamp() - now)
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
     except (OverflowError, ValueError):
         return None
 

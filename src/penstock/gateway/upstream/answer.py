@@ -241,7 +241,12 @@ class Answer:
 
     def _fail_refused(self) -> None:
         """It ended in an error status."""
-        self.fail(self._entry.provider.failure(self._error_status, self._headers, b"".join(self._held)))
+        try:
+            failure = self._entry.provider.failure(self._error_status, self._headers, b"".join(self._held))
+        except BaseException:
+            self._fail_unread()
+            raise
+        self.fail(failure)
 
     def _fail_unread(self) -> None:
         """Reader or output broke, which is our fault: the error goes to the log, and the request must not wait on."""
