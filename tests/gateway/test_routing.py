@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.config import KeyRoute, Model, TargetConfig
-from penstock.errors import ModelNotFound
+from penstock.errors import InvalidRequest, ModelNotFound
 from penstock.gateway.routing import Routes, allowed, unavailable
 from penstock.types import Dropped, Plan, Principal, Target
 from penstock.wire.chat import ChatRequest, decode_chat
-from penstock.wire.neighbours import NeighbourRequest
+from penstock.wire.neighbours import NeighbourRequest, decode_completion
 from support.gateway import to
 
 ANYONE = Principal("key_any", "anyone")
@@ -157,6 +157,22 @@ def test_rights_are_exact_names_and_prefixes_and_none_means_all(model: str, mode
         model.startswith(pattern[:-1]) if pattern.endswith("*") else model == pattern for pattern in models
     )
     assert allowed(model, only(*models)) == expected
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+@pytest.mark.parametrize("name", ["models", "fallbacks", "route", "preset"])
+def test_a_key_held_to_its_models_cannot_have_an_upstream_choose_others(name: str, endpoint: str) -> None:
+    routes = Routes({"*": to("one")}, {})
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], name: ["dear"]}).encode()
+    request = decode_chat(body) if endpoint == "chat" else decode_completion(body)
+    with pytest.raises(InvalidRequest) as caught:
+        routes.plan(request, only("m"), {}, Lanes())
+    assert (caught.value.param, caught.value.code) == (name, "unsupported_parameter")
+    assert routes.plan(request, ANYONE, {}, Lanes()).targets
+    null = decode_chat(body.replace(b'["dear"]', b"null"))
+    assert routes.plan(null, only("m"), {}, Lanes()).targets, "null is nothing"
+    with pytest.raises(ModelNotFound):
+        routes.plan(request, only("other"), {}, Lanes())
 
 
 def test_the_list_names_what_a_key_may_use_and_no_pattern() -> None:

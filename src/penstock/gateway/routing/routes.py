@@ -17,11 +17,17 @@ from typing import Protocol
 import msgspec
 
 from penstock.config import Model, TargetConfig
-from penstock.errors import ModelNotFound, Overloaded
+from penstock.errors import InvalidRequest, ModelNotFound, Overloaded
 from penstock.gateway.routing.needs import needs, unsuited
 from penstock.gateway.routing.policies import POLICIES, Load, Policy, Scene, ordered
 from penstock.providers.base import AnyRequest
 from penstock.types import Dropped, Plan, Principal, Target
+
+# By these, servers that are gateways themselves are told of other models to ask: OpenRouter, LiteLLM and the like.
+# Whoever may use any model may use them.
+_NAME_OTHERS = frozenset(
+    {"context_window_fallbacks", "content_policy_fallbacks", "fallbacks", "models", "preset", "route"}
+)
 
 Lacks = Mapping[str, Collection[str]]
 
@@ -76,12 +82,14 @@ class Routes:
         """The targets for a request. `down`: providers that cannot be used now, with reasons.
 
         None of them may be one that can be called now; then the plan says why, and when. Raises ModelNotFound for an
-        unknown model or one that this key may not use.
+        unknown model or one that this key may not use, InvalidRequest where it names others beside it.
         """
         model = asked.model
         routes = self._exact.get(model) or self._by_prefix(model)
         if not routes or (principal.models and not allowed(model, principal)):
             raise not_found(model)
+        if principal.models and not _NAME_OTHERS.isdisjoint(asked.fields):
+            raise _names_others(min(_NAME_OTHERS & asked.fields))
         route = routes[0] if len(routes) == 1 else _for_key(routes, principal)
         if route.plain and not down and not lanes.unwell:
             return route.plan
@@ -207,6 +215,14 @@ def unavailable(model: str, wait: float) -> Overloaded:
     return Overloaded(
         f"No target of the model '{shortened(model)}' can answer now; try again shortly.",
         headers=((b"Retry-After", b"%d" % max(1, -int(-wait // 1))),),
+    )
+
+
+def _names_others(param: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"Unsupported parameter: '{param}' may let other models answer, and this key may use certain ones alone.",
+        param=param,
+        code="unsupported_parameter",
     )
 
 
