@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
-from client_calls import OK, Peer, hold_after, keep_answering, sends, told_of, upstreamed
+from client_calls import OK, Peer, Told, hold, hold_after, keep_answering, sends, told_of, upstreamed
 from edge_app import run
 
 from penstock.config import Deadlines
@@ -39,6 +40,30 @@ def test_each_deadline_ends_a_call_alone(deadline: str, sent: bytes, kind: Failu
                 both.pool.deadlines = Deadlines(first_event=0.15)
             assert await told.ending() is kind
             assert both.pool.open == 0
+
+    run(main)
+
+
+class Broken(Told):
+    """A sink that fails at a fault."""
+
+    def on_fault(self, kind: FailureKind, message: str) -> None:
+        super().on_fault(kind, message)
+        raise ZeroDivisionError
+
+
+def test_a_sink_that_fails_at_a_deadline_does_not_stop_the_deadlines_of_others() -> None:
+    async def main() -> None:
+        async with upstreamed(hold) as both:
+            logged: list[Any] = []
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context["exception"]))
+            broken = Broken()
+            connection = await both.connection()
+            connection.send(b"POST / HTTP/1.1\r\nHost: upstream\r\n", b"{}", broken, Deadlines(headers=0.05))
+            _, told = await both.call(Deadlines(headers=0.4))
+            assert await broken.ending() is FailureKind.TIMEOUT_HEADERS
+            assert await told.ending() is FailureKind.TIMEOUT_HEADERS
+            assert [type(error) for error in logged] == [ZeroDivisionError]
 
     run(main)
 

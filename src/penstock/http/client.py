@@ -308,8 +308,14 @@ class ClientConnection:
 
     # -- inside
 
+    def late(self, now: float) -> bool:
+        """Whether a deadline has passed."""
+        return self.sink is not None and (self.deadline < now or self.total_deadline < now)
+
     def expire(self, now: float) -> None:
-        """A deadline has passed."""
+        """End the call, if it is late still."""
+        if not self.late(now):
+            return
         late = self.phase if self.deadline < now else FailureKind.TIMEOUT_TOTAL
         self.cut(late, _LATE[late])
 
@@ -518,11 +524,10 @@ class Pool:
     def sweep(self) -> None:
         """End calls whose deadline has passed; close connections that have been idle for long."""
         self.swept = now = self.now()
-        for connection in list(self.connections):
-            if connection.sink is None:
-                continue
-            if connection.deadline < now or connection.total_deadline < now:
-                connection.expire(now)
+        for connection in self.connections:
+            if connection.late(now):
+                # Not from here: what a sink makes of it must not end the sweep, by which all deadlines are kept.
+                self.loop.call_soon(connection.expire, now)
         while self._idle and self._idle[0].idle_since + KEEP_IDLE < now:
             self._idle.popleft().close()
 
