@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from scene import Idle, deadlines
 from penstock.fake_upstream import Answer, Chunk, FakeUpstream
 from penstock.fake_upstream.script import Cut, Tokens
 from penstock.types import Record, Usage
-from support.gateway import Running, chat, gateway, run, until, upstream
+from support.gateway import Running, chat, gateway, request, run, until, upstream
 from support.raw import raw_client
 
 BILL = Tokens(prompt=85, completion=210)
@@ -97,6 +98,21 @@ def test_what_breaks_while_it_is_read_on_is_on_record() -> None:
     breaks = Answer(chunks=("one", Chunk(text="two", wait="gate"), "three"), cut=Cut(after_events=3, how="reset"))
     record, _ = left(breaks, b'"one"')
     assert (record.ended, record.attempts[0].outcome) == ("hangup", "reset")
+
+
+def test_the_patience_of_a_client_goes_with_it() -> None:
+    async def main() -> None:
+        settings: dict[str, Any] = {"on_hangup": "drain", "deadlines": deadlines()}
+        slow = Answer(wait=0.6, usage=BILL)
+        async with FakeUpstream(slow) as fake, gateway(upstream(fake.base_url, **settings)) as running:
+            body = json.dumps({"model": "gpt-5.4", "messages": [{"role": "user", "content": "Hello"}]}).encode()
+            async with raw_client(running.address) as client:
+                await client.send(request("POST", "/v1/chat/completions", body=body, x_stainless_read_timeout="0.3"))
+                await fake.request()
+            record = await running.record()
+            assert (record.ended, record.usage) == ("hangup", BILLED)
+
+    run(main())
 
 
 def test_a_slow_reader_that_leaves_does_not_leave_the_upstream_paused() -> None:
