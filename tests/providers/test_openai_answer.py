@@ -705,3 +705,20 @@ def test_an_answer_in_very_many_pieces_costs_little_more_than_its_bytes() -> Non
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 3_000_000
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        step(b'{"tool_calls":[{"index":0,"function":{"arguments":"x"}}]}', b'"tool_calls"'),
+        step(b"{}", b'"stop"') + b"," + step(b'{"content":"x"}', index=7),
+        step(b"{}", b'"stop"') + b"," + step(b'{"tool_calls":5}'),
+    ],
+)
+def test_a_finish_in_a_last_event_that_is_broken_does_not_make_an_answer_whole(last: bytes) -> None:
+    one = StreamReader("acme", False, 1, Naming("m", lambda: 1.0))
+    assert one.feed(ROLE + TEXT)
+    one.feed(choices(last)[:-1])  # an event that lacks its blank line
+    with pytest.raises(ProviderFault) as caught:
+        one.close()
+    assert caught.value.failure.kind is FailureKind.INCOMPLETE

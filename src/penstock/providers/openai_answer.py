@@ -215,6 +215,7 @@ class StreamReader:
 
     def _read_last(self) -> bytes:
         """The event that lacks its blank line. Where it was cut off, what counts is whether the choices are whole."""
+        finished = dict(self._finished)
         for one in self._sse.close():
             if one == _DONE:
                 break
@@ -223,6 +224,7 @@ class StreamReader:
             except ProviderFault as fault:
                 if fault.failure.kind is not FailureKind.MALFORMED:
                     raise
+                self._finished = finished  # as it was: a finish in an event that is left out is none
                 break
             return event(result) if result else b""
         return b""

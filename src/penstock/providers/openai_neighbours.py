@@ -319,7 +319,7 @@ class TextStream(_Stream):
             self._finished[choice.index] = bool(choice.finish_reason) or self._finished.get(choice.index, False)
             self._begun = self._begun or bool(choice.text or choice.finish_reason)
         if len(self._finished) > MAX_CHOICES:
-            raise _fault(self._provider, "gave more choices than anyone asks for")
+            raise _fault(self._provider, "gave more choices than anyone asks for", FailureKind.INCOMPLETE)
         if chunk.usage is not None and not self._usage_asked:
             data = patch(data, {"usage": b"null"})
         return event(data)
