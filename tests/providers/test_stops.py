@@ -37,6 +37,25 @@ def test_pieces_of_any_size_are_cut_as_the_whole_text(text: str, stops: list[str
     assert (out, cutter.cut) == cut_whole(text, stops)
 
 
+@given(FEW_LETTERS, st.lists(st.text("ab", min_size=1, max_size=6), min_size=1, max_size=4), st.data())
+def test_the_last_piece_is_cut_as_the_others_are(text: str, stops: list[str], data: st.DataObject) -> None:
+    at = data.draw(st.integers(0, len(text)))
+    cutter = StopCutter(stops)
+    out = cutter.feed(text[:at])
+    if not cutter.cut:
+        out += cutter.finish(text[at:])
+    assert (out, cutter.cut) == cut_whole(text, stops)
+    assert cutter.flush() == ""
+
+
+def test_stop_strings_as_long_as_the_answer_do_not_hold_everybody_up() -> None:
+    cutter = StopCutter(["a" * 300_000 + end for end in "bcde"])
+    text = "ab" * 1_000_000
+    began = time.process_time()
+    assert cutter.finish(text) == text
+    assert time.process_time() - began < 1.0
+
+
 @given(st.integers(0, 2**32))
 def test_long_pieces_are_cut_as_short_ones(seed: int) -> None:
     random = Random(seed)

@@ -99,9 +99,7 @@ class _Choice:
                 reasoning, text = reasoning + more, text + rest
         if self.cutter is None:
             return reasoning, text, False
-        text = self.cutter.feed(text)
-        if last:
-            text += self.cutter.flush()
+        text = self.cutter.finish(text) if last else self.cutter.feed(text)
         return reasoning, text, self.cutter.cut
 
     def release(self, logprobs: msgspec.Raw, text: str, last: bool) -> msgspec.Raw:

@@ -73,13 +73,9 @@ class StopCutter:
 
     def _search(self, text: str) -> str:
         """What surely comes before any stop string in `text`, before which nothing is held back."""
-        found = [(text.find(follower.stop), len(follower.stop)) for follower in self._followers]
-        ends = [(start + size, -size) for start, size in found if start >= 0]
-        if ends:
-            self.cut = True
-            self._held = ""
-            end, size = min(ends)
-            return text[: end + size]
+        before = self._find(text)
+        if before is not None:
+            return before
         tail = text[len(text) - self._longest + 1 :]  # shorter than the longest, so that the state depends on no more
         for follower in self._followers:
             follower.matched = 0
@@ -88,6 +84,23 @@ class StopCutter:
         keep = max(follower.matched for follower in self._followers)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
+
+    def _find(self, text: str) -> str | None:
+        """What comes before the stop string in `text` that is completed first; None where there is none."""
+        found = [(text.find(follower.stop), len(follower.stop)) for follower in self._followers]
+        ends = [(start + size, -size) for start, size in found if start >= 0]
+        if not ends:
+            return None
+        self.cut = True
+        self._held = ""
+        end, size = min(ends)
+        return text[: end + size]
+
+    def finish(self, text: str) -> str:
+        """Take the last piece; return all that comes before any stop string. What was held back is text after all."""
+        buffer, self._held = self._held + text, ""
+        before = self._find(buffer)
+        return buffer if before is None else before
 
     def flush(self) -> str:
         """The text ended: what was held back is part of it after all."""
