@@ -190,17 +190,26 @@ def test_a_minute_without_a_429_ends_it() -> None:
     on_the_clock(main)
 
 
-def test_who_still_waits_in_the_line_when_it_ends_goes_with_it() -> None:
+def test_a_line_is_not_let_loose_all_at_once_when_the_minute_is_over() -> None:
     async def main(loop: Clock) -> None:
-        one, health = pressed(loop, 5, pace=1e6)
-        health.outstanding = 100
+        one, _ = pressed(loop, 0, pace=10.0)
+        one.limit = 5000.0
+        gone: list[float] = []
+
+        async def call() -> None:
+            assert await one.enter(loop.time() + 600.0)
+            gone.append(loop.time())
+
         loop.now += CALM - 1.0
-        waiting = asyncio.create_task(one.enter(loop.time() + 600.0))
+        waiting = [asyncio.create_task(call()) for _ in range(20)]
         await asyncio.sleep(0)
-        loop.now += 2.0
+        loop.now += 1.5
+        waiting.append(asyncio.create_task(call()))
+        await asyncio.gather(*waiting)
+        assert gone[-1] - gone[1] == pytest.approx(1.9, abs=0.01)
+        assert one.pressed
         assert await one.enter(loop.time())
-        assert await waiting
-        assert loop.time() < 1000.0 + CALM + 2.0
+        assert not one.pressed
 
     on_the_clock(main)
 

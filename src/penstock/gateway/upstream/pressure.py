@@ -1,7 +1,7 @@
 """How hard one target may be pressed: a concurrency limit and a pace, learned from its 429s and its own headers.
 
-Nothing is limited until a target answers 429. From then on, until `CALM` seconds have passed without another, its gate
-is in force:
+Nothing is limited until a target answers 429. From then on, until `CALM` seconds have passed without another and nobody
+waits in line any more (who would all go at once, and meet the next 429), its gate is in force:
 
 - Concurrency: a 429 takes the limit down to `DECREASE` of what was in flight; each good end at the limit raises it by a
   share of one (additive increase, multiplicative decrease).
@@ -89,8 +89,8 @@ class Gate:
     async def enter(self, until: float) -> bool:
         """Wait for a turn, at most until `until`; False, at once, when it would not come by then."""
         now = self._clock()
-        if now - self._last > CALM:
-            self._relax(now)
+        if now - self._last > CALM and not self._line:
+            self._relax()
             return True
         if not self._line and self._has_room() and self._opens_at() <= now:
             self._pass(now)
@@ -181,11 +181,10 @@ class Gate:
             self.pace = max(PACE_LEAST, min(self.pace, in_flight) * DECREASE)
         self._grown = now
 
-    def _relax(self, now: float) -> None:
+    def _relax(self) -> None:
         self.pressed = False
         self.limit = self.pace = INFINITE
         self.next_at = self.closed_until = self._told_until = 0.0
-        self._serve(now)  # all who are in the line: nobody else would think of them
 
     def _has_room(self) -> bool:
         return self._health.outstanding + self._granted + 1 <= self.limit
