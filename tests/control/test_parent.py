@@ -281,28 +281,31 @@ def with_stand_ins(tmp_path: Path, behaviour: str) -> tuple[Config, tuple[str, .
 
 def test_a_start_that_fails_half_way_leaves_no_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, command = with_stand_ins(tmp_path, "die")
+    before = children(os.getpid())  # servers that other tests share
     assert uvloop.run(parent.serve(config, "a test", command)) == 1
     assert "before it was ready" in capsys.readouterr().err
-    assert children(os.getpid()) == []
+    assert children(os.getpid()) == before
 
 
 def test_a_signal_during_the_start_ends_it_cleanly(tmp_path: Path) -> None:
     config, command = with_stand_ins(tmp_path, "deaf")
+    before = children(os.getpid())
 
     async def main() -> int:
         serving = asyncio.create_task(parent.serve(config, "a test", command))
-        while not children(os.getpid()):  # noqa: ASYNC110  # nothing tells when a process exists
+        while children(os.getpid()) == before:  # noqa: ASYNC110  # nothing tells when a process exists
             await asyncio.sleep(0)
         os.kill(os.getpid(), signal.SIGTERM)
         return await serving
 
     assert uvloop.run(main()) == 0
-    assert children(os.getpid()) == []
+    assert children(os.getpid()) == before
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 10, 50, 300, 1000])
 def test_a_server_that_is_cancelled_anywhere_leaves_no_process(tmp_path: Path, turns: int) -> None:
     config, command = with_stand_ins(tmp_path, "")
+    before = children(os.getpid())
 
     async def main() -> None:
         serving = asyncio.create_task(parent.serve(config, "a test", command))
@@ -312,4 +315,4 @@ def test_a_server_that_is_cancelled_anywhere_leaves_no_process(tmp_path: Path, t
         await asyncio.gather(serving, return_exceptions=True)
 
     uvloop.run(main())
-    assert children(os.getpid()) == []
+    assert children(os.getpid()) == before
