@@ -29,6 +29,11 @@ class Told:
         self.lookups: list[Callable[[link.KeyAnswer], None]] = []
         self.gone: list[int] = []
         self.news = asyncio.Event()
+        self._others = set(children(os.getpid()))  # servers that other tests share
+
+    def processes(self) -> list[int]:
+        """The workers' processes."""
+        return [pid for pid in children(os.getpid()) if pid not in self._others]
 
     def handlers(self) -> Handlers:
         return Handlers(self._lookup, self._snapshot, self._gone)
@@ -69,7 +74,7 @@ def run(
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-        assert children(os.getpid()) == []
+        assert told.processes() == []
 
     uvloop.run(main())
 
@@ -84,7 +89,7 @@ def test_every_worker_is_ready_and_hears_how_things_are() -> None:
     async def scenario(workers: Workers, told: Told) -> None:
         found = await pids(workers, told)
         assert sorted(found) == [0, 1]
-        assert sorted(found.values()) == sorted(children(os.getpid()))
+        assert sorted(found.values()) == sorted(told.processes())
         assert all(said.split(",")[1:3] == ["Start", "Health"] for _, said in told.snapshots)
 
     run(scenario, count=2)
@@ -139,7 +144,7 @@ def test_a_scrape_does_not_wait_for_a_worker_that_dies_meanwhile() -> None:
     async def scenario(workers: Workers, told: Told) -> None:
         scrape = asyncio.create_task(workers.scrape(60))
         await asyncio.sleep(0)
-        os.kill(children(os.getpid())[0], signal.SIGKILL)
+        os.kill(told.processes()[0], signal.SIGKILL)
         await asyncio.wait_for(scrape, 20)
 
     run(scenario, behaviour="silent")
@@ -195,7 +200,7 @@ def test_a_worker_that_dies_over_a_configuration_is_not_waited_for() -> None:
     async def scenario(workers: Workers, told: Told) -> None:
         applying = asyncio.create_task(workers.reconfigure(NEW, {}, WELL, 600))
         await asyncio.sleep(0)
-        os.kill(children(os.getpid())[0], signal.SIGKILL)
+        os.kill(told.processes()[0], signal.SIGKILL)
         assert (await asyncio.wait_for(applying, 20)).problems == ()
 
     run(scenario, behaviour="silent")
@@ -218,7 +223,7 @@ def test_a_worker_that_dies_holds_up_no_settlement() -> None:
     async def scenario(workers: Workers, told: Told) -> None:
         applied = await workers.reconfigure(NEW, {}, WELL, 20)
         settled = asyncio.create_task(workers.settled(applied.version))
-        os.kill(children(os.getpid())[0], signal.SIGKILL)
+        os.kill(told.processes()[0], signal.SIGKILL)
         await asyncio.wait_for(settled, 20)
 
     run(scenario, behaviour="busy")
@@ -250,7 +255,7 @@ def test_a_drained_worker_ends_by_itself_and_hands_in_its_last_counts() -> None:
         await workers.drain(20)
         assert told.gone == [0, 1] or told.gone == [1, 0]
         assert sorted(worker for worker, said in told.snapshots if "Drain" in said) == [0, 1]
-        assert children(os.getpid()) == []
+        assert told.processes() == []
 
     run(scenario, count=2)
 
