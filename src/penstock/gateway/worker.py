@@ -239,7 +239,9 @@ class Worker:
         self._send(link.Ready())
         gc.collect()
         gc.freeze()  # what exists now lives for ever: later collections need not visit it
-        gc.set_threshold(10_000, 20, 20)  # a request leaves no cycles; looking for some at every tenth costs time
+        # A request that goes well leaves no cycles, so that looking for some at every tenth costs time. One that fails
+        # does, and those that were in flight at a young collection are found by the older ones alone: not too rarely.
+        gc.set_threshold(10_000, 5, 5)
         sweeping = asyncio.create_task(self._sweep(telemetry))
         prober = Prober()
         reading = asyncio.create_task(self._refresh(tls, prober))
