@@ -90,6 +90,16 @@ def test_a_burst_of_429s_counts_once() -> None:
     on_the_clock(main)
 
 
+def test_the_first_pace_is_what_went_through_before() -> None:
+    async def main(loop: Clock) -> None:
+        one, health = gate(loop)
+        health.outstanding, health.latency = 3, 0.1
+        one.turned_down(loop.time(), None)
+        assert one.pace == pytest.approx(40.0 * 0.7), "four at a time, ten times a second"
+
+    on_the_clock(main)
+
+
 def test_calls_go_at_the_pace_and_in_the_order_they_came() -> None:
     async def main(loop: Clock) -> None:
         one, _ = pressed(loop, 1000, pace=10.0)

@@ -178,7 +178,9 @@ class Gate:
         if recent:
             self.pace = max(PACE_LEAST, len(recent) / max(1.0, now - recent[0]) * PACE_AFTER)
         else:
-            self.pace = max(PACE_LEAST, min(self.pace, in_flight) * DECREASE)
+            # Nothing was counted before the first 429: by Little's law, about what went through.
+            before = in_flight / (self._health.latency or 1.0)
+            self.pace = max(PACE_LEAST, min(self.pace, before) * DECREASE)
         self._grown = now
 
     def _relax(self) -> None:
