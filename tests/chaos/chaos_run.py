@@ -31,7 +31,7 @@ UPSTREAMS = 5
 RESCUES = {"weighted": "continue", "least_outstanding": "splice"}
 SETTLE = 10.0  # seconds in which everything must be gone
 WARM = 0.3  # of the run: memory is compared from there on
-GROWTH_KB = 2048  # how much more a worker may have in the end, beside a tenth
+GROWTH_KB = 4096  # how much more a worker may have in the end
 
 CONFIG = """
 [retries]
@@ -258,7 +258,7 @@ class Run:
         self.figures["memory of the worker"] = (
             f"{before / 1024:.1f} MB after the warm-up, {after / 1024:.1f} in the end"
         )
-        if after > before * 1.1 + GROWTH_KB:
+        if after > before + GROWTH_KB:
             self.wrong.append(f"memory grew from {before} to {after} kB: {self._rss}")
         wrong, attempts = self.books.differences(self._served.output.splitlines())
         self.wrong += wrong
