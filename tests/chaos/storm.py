@@ -50,11 +50,15 @@ def told(kind: Rate) -> str:
 class Storm:
     """One storm, in front of one gateway."""
 
-    def __init__(self, served: Served, ports: list[int], tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, served: Served, ports: list[int], tell: Callable[[str], None], goodput: float, refused: float
+    ) -> None:
         self._served = served
         self._port = int(served.url.rpartition(":")[2])
         self._ports = ports
         self._tell = tell
+        self._goodput = goodput
+        self._refused = refused
         self._counts: list[Counter[int]] = [Counter() for _ in KINDS]  # statuses, once it should be calm
         self._from = 0.0
         self._outcomes: Counter[str] = Counter()
@@ -112,17 +116,19 @@ class Storm:
             self.figures[told(kind)] = (
                 f"{goodput:.0%} of what is allowed, {refused:.1%} of {count.total()} calls refused"
             )
-            if goodput < GOODPUT or refused >= REFUSED:
+            if goodput < self._goodput or refused >= self._refused:
                 self.wrong.append(f"{told(kind)}: {self.figures[told(kind)]}")
         self.figures["clients got"] = ", ".join(f"{count} {what}" for what, count in sorted(self._outcomes.items()))
         self.wrong += [f"clients got {what}" for what in self._outcomes if what not in ("ok", "error")]
 
 
-def storm(seconds: float, tell: Callable[[str], None] = print) -> Outcome:
-    """Run it; `seconds` are counted from when it should be calm."""
+def storm(
+    seconds: float, tell: Callable[[str], None] = print, goodput: float = GOODPUT, refused: float = REFUSED
+) -> Outcome:
+    """Run it; `seconds` are counted from when it should be calm. `goodput` and `refused`: the shares to hold."""
     ports = free_ports(len(KINDS))
     config = "".join(PROVIDER.format(number=number, port=port) for number, port in enumerate(ports))
     with serving(config) as served:
-        run = Storm(served, ports, tell)
+        run = Storm(served, ports, tell, goodput, refused)
         uvloop.run(run.run(seconds))
     return Outcome(run.figures, tuple(run.wrong))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -137,7 +138,11 @@ def test_an_interruption_ends_in_a_report_of_what_was_found() -> None:
     answers = (Answer(), Answer(), Answer(wait="forever"))
     with threaded_upstream(answers) as upstream:
         command = [sys.executable, "-m", "penstock", "check", upstream.base_url, "--only", "D09,I03", "--model", "m"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        # A shell that runs the tests in the background has them, and what they start, ignore interruptions.
+        listening = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening
+        ) as process:
             upstream.reached("forever")
             process.send_signal(signal.SIGINT)
             told, wrong = process.communicate(timeout=30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from penstock.config import Breaker, Config, Deadlines, Limits, Model, Retries, 
 from penstock.fake_upstream import Answer, Chunk, FakeUpstream
 from penstock.fake_upstream.script import Script
 from penstock.types import EngineAddress
-from support.gateway import Answered, chat, read_answer, request, run, to, upstream
+from support.gateway import Answered, chat, read_answer, request, run, to, until, upstream
 from support.raw import Raw, raw_client
 from support.worker_link import StandIn, started
 
@@ -143,6 +144,8 @@ def test_a_breaker_that_is_open_goes_by_its_new_interval() -> None:
             old = msgspec.structs.replace(old, breaker=Breaker(failures=1, probe_interval=0.001))
             async with started(old) as parent:
                 assert outcomes(await parent.ask(chat()), a) == (502, 1)
+                due = time.monotonic() + 0.002
+                await until(lambda: time.monotonic() > due)
                 slow = msgspec.structs.replace(old, breaker=Breaker(failures=1, probe_interval=600.0))
                 assert await told(parent, 1, slow) == ""
                 assert outcomes(await parent.ask(chat()), a) == (502, 2)  # the probe that was due
