@@ -38,6 +38,10 @@ KEEP_IDLE = 30.0  # below the 60 s and more for which servers usually keep their
 DRAIN_SECONDS = 1.0
 NEVER = float("inf")
 
+# The phases of a call. A name of the module is ten times quicker than an enum's attribute, at every read.
+_HEADERS, _FIRST_EVENT = FailureKind.TIMEOUT_HEADERS, FailureKind.TIMEOUT_FIRST_EVENT
+_IDLE = FailureKind.TIMEOUT_IDLE
+
 HeaderList = list[tuple[bytes, bytes]]
 
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
@@ -140,7 +144,7 @@ class ClientConnection:
         """
         now = self.pool.now()
         self.sink = sink
-        self.phase = FailureKind.TIMEOUT_HEADERS
+        self.phase = _HEADERS
         self.deadline = now + deadlines.headers
         self.total_deadline = self._total = now + deadlines.total
         if patience < self._total:
@@ -154,7 +158,7 @@ class ClientConnection:
 
     def first_event_seen(self) -> None:
         """From here on silence is measured between reads."""
-        self.phase = FailureKind.TIMEOUT_IDLE
+        self.phase = _IDLE
         self.deadline = self.pool.swept + self.pool.deadlines.idle
         self.total_deadline = self._total
 
@@ -225,7 +229,7 @@ class ClientConnection:
             self.close()  # bytes that nobody asked for
             return
         self._received += len(data)
-        if self.phase is FailureKind.TIMEOUT_IDLE:
+        if self.phase is _IDLE:
             self.deadline = self.pool.swept + self.pool.deadlines.idle
         try:
             self._parser.feed_data(data)
@@ -279,8 +283,8 @@ class ClientConnection:
         self._in_body = True
         if status == 204 or status == 304:
             self._until_close = False
-        if self.phase is FailureKind.TIMEOUT_HEADERS:
-            self.phase = FailureKind.TIMEOUT_FIRST_EVENT
+        if self.phase is _HEADERS:
+            self.phase = _FIRST_EVENT
             self.deadline = self.pool.swept + self.pool.deadlines.first_event
         self.sink.on_head(status, self)
 

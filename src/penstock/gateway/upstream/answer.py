@@ -24,6 +24,8 @@ from penstock.providers.base import Call, Reader
 from penstock.types import Attempt, Target, milliseconds
 from penstock.wire.usage import total
 
+_PROBE = Admission.PROBE  # looked at for every answer
+
 HELD_BYTES = 64 * 1024
 MAX_ERROR_BYTES = 256 * 1024
 ERROR_SECONDS = 5.0  # for the words of an error whose status is known
@@ -207,7 +209,7 @@ class Answer:
         self.committed = True
         self.first_event = time.monotonic()
         self._connection.first_event_seen()
-        if self._admission is Admission.PROBE and self._lane is not None:
+        if self._admission is _PROBE and self._lane is not None:
             # It answers: others need not wait until this answer has ended, which may take minutes.
             self._admission = self._lane.health.began()
 

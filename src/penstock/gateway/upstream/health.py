@@ -55,6 +55,10 @@ class Admission(Enum):
     PROBE = 2
 
 
+# A name of the module is ten times quicker than an enum's attribute; these are on the way of every request.
+_CLOSED, _CALL = State.CLOSED, Admission.CALL
+
+
 class Health:
     """One target's breaker, load and speed. While the breaker is not closed, its `key` is in `unwell`.
 
@@ -104,9 +108,9 @@ class Health:
 
     def admit(self, now: float) -> Admission:
         """Whether to call now. A call that is let through must be ended, once, by one of the next three."""
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             self.outstanding += 1
-            return Admission.CALL
+            return _CALL
         if self.probing or now < self.retry_at:
             return Admission.NO
         self.state, self.probing = State.HALF_OPEN, True
@@ -117,7 +121,7 @@ class Health:
         """A call ended well; its first event came after `first_event` seconds."""
         self.outstanding -= 1
         self.latency += (first_event - self.latency) * SMOOTHING if self.latency else first_event
-        if self._bad or admission is Admission.PROBE:
+        if self._bad or admission is not _CALL:
             self._well(admission)
 
     def failed(self, admission: Admission, failure: Failure, now: float) -> None:

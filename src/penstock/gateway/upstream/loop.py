@@ -32,6 +32,8 @@ from penstock.providers.base import AnyRequest, Call
 from penstock.types import Attempt, Plan, Target, milliseconds
 from penstock.wire.chat import ChatRequest
 
+_NO = Admission.NO  # looked at for every attempt
+
 Ask = Callable[[Target], tuple[AnyRequest, Output]]
 """What one target is asked, and where its answer goes. Raises Refusal where there is nothing to be asked of it."""
 
@@ -147,7 +149,7 @@ class Upstreams:
                 return _held_back(FailureKind.PRESSED, target, lane.gate.opens_in())
         now = self._clock()
         admission = health.admit(now)
-        if admission is Admission.NO:
+        if admission is _NO:
             if lane.gate.pressed:
                 lane.gate.ended()  # the turn that was given goes to the next in line
             return _held_back(FailureKind.UNHEALTHY, target, health.ready_at(now) - now)
