@@ -94,3 +94,17 @@ def test_a_file_that_is_not_toml_is_named(tmp_path: Path, text: str) -> None:
 def test_a_script_of_the_wrong_shape_is_refused(data: object) -> None:
     with pytest.raises(ScriptError):
         parse(data)
+
+
+def test_a_file_cannot_wait_for_a_gate_that_nobody_could_open(tmp_path: Path) -> None:
+    path = tmp_path / "script.toml"
+    path.write_text(
+        '[[models."a"]]\nwait = "soon"\nheaders = { wait = "x" }\nchunks = ["a", { text = "b", wait = "later" }]\n'
+        '[[models."b"]]\nwait = "forever"\ncut = { after_bytes = 1, wait = 0.5 }\n'
+    )
+    with pytest.raises(ScriptError) as caught:
+        load(path)
+    assert caught.value.errors == [
+        f"{path}: models.a.0.wait: a wait is a number of seconds, or 'forever', not 'soon'",
+        f"{path}: models.a.0.chunks.1.wait: a wait is a number of seconds, or 'forever', not 'later'",
+    ]

@@ -22,6 +22,8 @@ from penstock.fake_upstream.pieces import Wait
 FOREVER = "forever"
 ANY = "*"
 
+_WAITS = ("wait", "wait_first", "between")
+
 Sizes = tuple[int, ...]
 
 
@@ -156,7 +158,7 @@ class Answer(Strict, frozen=True):
     end: Literal["keep", "close", "drop", "reset"] = "keep"
 
     def __post_init__(self) -> None:
-        for name in ("wait", "wait_first", "between"):
+        for name in _WAITS:
             check_wait(name, getattr(self, name))
         if not 100 <= self.status <= 999:
             raise ValueError("status must be a number of three digits")
@@ -217,16 +219,35 @@ _Part = TypeVar("_Part")
 
 
 def load(path: Path) -> Script:
-    """Read a script from a .toml or .json file; raises ScriptError."""
+    """Read a script from a .toml or .json file; raises ScriptError. Its waits are numbers, or "forever"."""
     try:
         text = path.read_text("utf-8")
         data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, ValueError) as error:
         raise ScriptError([f"{path}: {error}"]) from error
     try:
-        return parse(data)
+        script = parse(data)
     except ScriptError as error:
         raise ScriptError([f"{path}: {line}" for line in error.errors]) from None
+    gates = [
+        f"{path}: {where}: a wait is a number of seconds, or {FOREVER!r}, not {name!r}"
+        for where, name in _gates(data, "")
+    ]
+    if gates:  # only a test that holds the server can open one
+        raise ScriptError(gates)
+    return script
+
+
+def _gates(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    """The waits, in the plain values of a script, that are names of gates."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in pairs:
+        at = f"{where}.{key}" if where else str(key)
+        if key in _WAITS and isinstance(inner, str):
+            if inner != FOREVER:
+                yield at, inner
+        elif key != "headers":
+            yield from _gates(inner, at)
 
 
 def parse(data: Any) -> Script:
