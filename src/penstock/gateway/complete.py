@@ -57,7 +57,10 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
     relay = Relay(request, exchange, gateway.heartbeats)
     record = None
     try:
-        exchange.patience = exchange.started + _patience(request)
+        # Python's SDK names its read timeout, Node's its timeout, for which it waits for the first bytes of an answer.
+        said = request.headers.get(b"x-stainless-read-timeout") or request.headers.get(b"x-stainless-timeout")
+        if said is not None:
+            exchange.patience = exchange.started + _seconds(said)
         asked = decode(request.body)
         exchange.stream = asked.stream
         plan = gateway.routes.plan(asked, principal, gateway.down, gateway.upstreams.lanes)
@@ -98,12 +101,8 @@ def _close(gateway: Gateway, exchange: Exchange) -> None:
     gateway.telemetry.end(accounting.record(exchange, time.monotonic()))
 
 
-def _patience(request: Request) -> float:
-    """The seconds for which an SDK says that it waits for the first bytes of an answer."""
-    # Python's names its read timeout, Node's its timeout; by request, and both in seconds.
-    said = request.headers.get(b"x-stainless-read-timeout") or request.headers.get(b"x-stainless-timeout")
-    if said is None:
-        return NEVER
+def _seconds(said: bytes) -> float:
+    """A caller's timeout; for ever, if it makes no sense."""
     try:
         seconds = float(said)
     except ValueError:

@@ -46,6 +46,7 @@ class Upstreams:
         self.retries = retries
         self._jitter = jitter
         self._clock = lanes.clock
+        self._known = lanes.all()
 
     async def open(self, asked: AnyRequest, plan: Plan, exchange: Exchange, output: Output) -> Answer:
         """An answer that is committed (streamed) or whole (not streamed). Raises Refusal when there is none."""
@@ -133,7 +134,7 @@ class Upstreams:
 
     def _lane(self, asked: AnyRequest, target: Target) -> Lane:
         if isinstance(asked, ChatRequest):
-            return self.lanes.of(target)
+            return self._known.get(target.key) or self.lanes.of(target)
         return self.lanes.beside(target, asked.endpoint)
 
     async def _try(
