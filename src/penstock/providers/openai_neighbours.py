@@ -10,6 +10,7 @@ it once the events before it are delivered, and a stream that stops without its 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -189,7 +190,7 @@ class WholeReader:
 # -- streams
 
 
-class _Stream:
+class _Stream(ABC):
     """What both kinds of stream have in common; see `providers.base.Reader`."""
 
     aborts = False
@@ -278,13 +279,13 @@ class _Stream:
             return ProviderFault(_reported(self._provider, found["error"]))
         return _fault(self._provider, "answered a streamed request without any event")
 
+    @abstractmethod
     def _read(self, data: bytes) -> bytes:
         """Note what one event says; return what the client is to get. Raises ProviderFault for an error."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _end(self) -> bytes:
         """The withheld end; raises ProviderFault where the answer is not whole."""
-        raise NotImplementedError
 
 
 class TextStream(_Stream):

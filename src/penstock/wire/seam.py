@@ -8,6 +8,8 @@ and is swallowed. Either raises Differs for an answer that does not go on with t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import msgspec
 
 from penstock.types import Usage
@@ -29,7 +31,7 @@ class Differs(Exception):
     """The answer does not go on with what was said."""
 
 
-class Seam:
+class Seam(ABC):
     """What both kinds have in common. `said` is told of what goes out; `usage_asked`: whether the client wants usage.
 
     `heard`: the bytes of words that the answer had so far, repeated ones among them.
@@ -87,16 +89,20 @@ class Seam:
         chunk = {**self._said.names, "choices": [choice]}
         return event(_encode({**chunk, "usage": None} if self._usage_asked else chunk))
 
+    @abstractmethod
     def _pass(self, reasoning: str, text: str) -> dict[str, str]:
         """What of a delta's words is new, by kind. Raises Differs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _complete(self) -> None:
         """Something else than words comes: raise Differs where it comes too early."""
 
 
 class Continued(Seam):
     """The answer goes on where the first one broke off."""
+
+    def _complete(self) -> None:
+        """Whatever ends it comes in time: there is nothing to repeat first."""
 
     def _pass(self, reasoning: str, text: str) -> dict[str, str]:
         if reasoning:  # it began to think, and so another answer

@@ -29,6 +29,10 @@ _NAME_OTHERS = frozenset(
     {"context_window_fallbacks", "content_policy_fallbacks", "fallbacks", "models", "preset", "route"}
 )
 
+# Names under a pattern come from callers: few of them are remembered, and no long ones.
+_MOST_NAMES = 4096
+_LONGEST_NAME = 128
+
 Lacks = Mapping[str, Collection[str]]
 
 
@@ -68,6 +72,7 @@ class Routes:
         self._exact = {name: self._routes(name, model, name) for name, model in models.items() if name[-1:] != "*"}
         prefixes = [name[:-1] for name in models if name[-1:] == "*"]
         self._prefixes = tuple(sorted(prefixes, key=len, reverse=True))
+        self._matched: dict[str, tuple[_Route, ...]] = {}
 
     def keys(self) -> set[str]:
         """The keys of all targets."""
@@ -85,7 +90,7 @@ class Routes:
         unknown model or one that this key may not use, InvalidRequest where it names others beside it.
         """
         model = asked.model
-        routes = self._exact.get(model) or self._by_prefix(model)
+        routes = self._exact.get(model) or self._matched.get(model) or self._by_prefix(model)
         if not routes or (principal.models and not allowed(model, principal)):
             raise not_found(model)
         if principal.models and not _NAME_OTHERS.isdisjoint(asked.fields):
@@ -121,7 +126,12 @@ class Routes:
         for prefix in self._prefixes:
             if model.startswith(prefix):
                 name = prefix + "*"
-                return self._routes(name, self._models[name], model)
+                routes = self._routes(name, self._models[name], model)
+                if len(self._matched) >= _MOST_NAMES:
+                    self._matched.clear()
+                if len(model) <= _LONGEST_NAME:
+                    self._matched[model] = routes
+                return routes
         return ()
 
     def names(self, principal: Principal) -> list[str]:
@@ -134,7 +144,7 @@ class Routes:
 
     def find(self, model: str, principal: Principal) -> Target | None:
         """The first target of a model that this key may use, or None."""
-        routes = self._exact.get(model) or self._by_prefix(model)
+        routes = self._exact.get(model) or self._matched.get(model) or self._by_prefix(model)
         if not routes or not allowed(model, principal):
             return None
         return _for_key(routes, principal).plan.targets[0]

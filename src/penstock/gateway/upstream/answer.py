@@ -233,9 +233,7 @@ class Answer:
         self.ended_at = now = time.monotonic()
         lane, self._lane = self._lane, None
         if lane is not None:
-            lane.health.succeeded(self._admission, (self.first_event or now) - self.started)
-            if lane.gate.pressed:
-                lane.eased()
+            lane.succeeded(self._admission, (self.first_event or now) - self.started)
         self._settle()
 
     def _hang_up(self) -> None:

@@ -49,12 +49,8 @@ class Lane:
         """It ended well; its first event came after `first_event` seconds."""
         self.health.succeeded(admission, first_event)
         if self.gate.pressed:
-            self.eased()
-
-    def eased(self) -> None:
-        """A call that the gate let through ended well."""
-        self.gate.accepted()
-        self.gate.ended()
+            self.gate.accepted()
+            self.gate.ended()
 
     def failed(self, admission: Admission, failure: Failure, sent: float, now: float) -> None:
         """It ended badly; it was sent at `sent`."""
