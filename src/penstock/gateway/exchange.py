@@ -25,6 +25,7 @@ class Exchange:
     client = ""
     patience = float("inf")  # monotonic clock: when the caller will have gone, if nothing has come by then
     calls = 0  # attempts begun
+    lined = 0.0  # seconds spent in line before targets that are pressed
     waited = 0.0  # seconds waited before the attempt that answers
     stopped = ""  # why no other attempt was made
     dropped: tuple[Dropped, ...] = ()  # targets that were not considered, and why

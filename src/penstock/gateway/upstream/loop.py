@@ -145,8 +145,10 @@ class Upstreams:
         exchange.target = target
         reader = entry.provider.reader(asked, target)  # first: a provider may refuse, and nothing is held yet
         if lane.gate.pressed:
-            wait_until = min(exchange.patience, self._clock() + self.retries.max_wait)
-            if not await lane.gate.enter(wait_until):
+            came = self._clock()
+            may_go = await lane.gate.enter(min(exchange.patience, came + self.retries.max_wait - exchange.lined))
+            exchange.lined += self._clock() - came
+            if not may_go:
                 return _held_back(FailureKind.PRESSED, target, lane.gate.opens_in())
         now = self._clock()
         admission = health.admit(now)
