@@ -39,7 +39,7 @@ LAYERS = (
     ("the data directory", ("penstock.data_dir",)),
     ("protocols", ("penstock.http", "penstock.wire", "penstock.link")),
     ("configuration", ("penstock.config",)),
-    ("values", ("penstock.types",)),
+    ("values", ("penstock.types", "penstock.limits")),
     ("errors", ("penstock.errors", "penstock")),
 )
 

@@ -8,11 +8,42 @@ import msgspec
 
 
 class Principal(msgspec.Struct, frozen=True, gc=False):
-    """Who calls. `models`: names and `prefix*` patterns the key may use; empty means all."""
+    """Who calls. `models`: names and `prefix*` patterns the key may use; empty means all; `endpoints` likewise, by the
+    names that a record's `endpoint` has.
+
+    `project_id`: the project that the key belongs to, empty if none. `limited`: whether any limit holds for it;
+    `by_model`: whether one of them is for some models alone; `hard`: whether one of them caps the output. `weight`: its
+    share of what several keys wait for. `expires_at`: in Unix seconds. `keeps_content`: its project's answers are kept.
+    """
 
     key_id: str
     name: str
     models: tuple[str, ...] = ()
+    project_id: str = ""
+    endpoints: tuple[str, ...] = ()
+    limited: bool = False
+    by_model: bool = False
+    hard: bool = False
+    weight: float = 1.0
+    expires_at: float | None = None
+    keeps_content: bool = False
+
+
+class Claim(msgspec.Struct, frozen=True, gc=False):
+    """How much of each unit: requests, tokens (prompt and completion), nano-dollars, and requests in flight."""
+
+    requests: int = 0
+    tokens: int = 0
+    nanos: int = 0
+    slots: int = 0
+
+
+class Settlement(msgspec.Struct, frozen=True, gc=False):
+    """What became of a reservation: `reserved` was taken from the lease of that id, `actual` is what it came to."""
+
+    lease: str
+    reserved: Claim
+    actual: Claim
 
 
 class Origin(msgspec.Struct, frozen=True):

@@ -1,0 +1,10 @@
+"""What stores do, whatever holds the state: one module of protocols and their values for each kind of store."""
+
+from penstock.stores.base.keys import AmbiguousName as AmbiguousName
+from penstock.stores.base.keys import KeyExists as KeyExists
+from penstock.stores.base.keys import KeyNotFound as KeyNotFound
+from penstock.stores.base.keys import KeyRecord as KeyRecord
+from penstock.stores.base.keys import Keys as Keys
+from penstock.stores.base.keys import NewKey as NewKey
+from penstock.stores.base.keys import StoreUnavailable as StoreUnavailable
+from penstock.stores.base.keys import choose as choose
