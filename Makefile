@@ -29,8 +29,8 @@ lint: .venv/dev.stamp ## ruff: rules and formatting
 types: .venv/dev.stamp ## mypy, strict
 	@echo "make: mypy" && $(BIN)/mypy
 
-fuzz: .venv/dev.stamp .venv-clients/clients.stamp ## fuzz at length, by the types of OpenAI's SDK (SPEC=openapi.yaml: by its document)
-	@PYTHONPATH=tests $(BIN)/python -m fuzz $(if $(SPEC),--spec $(SPEC)) $(ARGS)
+fuzz: .venv/dev.stamp .venv-clients/clients.stamp ## fuzz at length, by OpenAI's own document (ARGS="--sdk": by the types of its SDK)
+	@PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
 
 chaos: .venv/dev.stamp ## ten minutes of failing providers and leaving clients (ARGS="--seconds 60", "--scenario outage", "storm")
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)

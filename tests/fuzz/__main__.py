@@ -1,4 +1,4 @@
-"""`make fuzz SPEC=openapi.yaml`: the long form, against the built-in model, a plain and a strict provider in turn."""
+"""`make fuzz`: the long form, on OpenAI's own document, against the built-in model, a plain and a strict provider."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from fuzz.running import PHASES, Target, fuzz
+from fuzz.running import PHASES, Target, fuzz, openai_document
 
 TARGETS: tuple[Target, ...] = ("local", "provider", "strict")
 
@@ -21,9 +21,9 @@ def statuses(log: str) -> Counter[int]:
 def main() -> int:
     """0 when nothing was found."""
     parser = argparse.ArgumentParser(prog="fuzz", description=__doc__)
-    parser.add_argument(
-        "--spec", type=Path, help="an OpenAPI document (default: one made of the types of OpenAI's SDK)"
-    )
+    documents = parser.add_mutually_exclusive_group()
+    documents.add_argument("--spec", type=Path, help="an OpenAPI document (default: OpenAI's, as of the lock)")
+    documents.add_argument("--sdk", action="store_true", help="one that is made of the types of OpenAI's SDK")
     parser.add_argument("--target", choices=TARGETS, action="append", help="default: all, one after the other")
     parser.add_argument("--examples", default="500", help="cases for each route in the fuzzing phase")
     parser.add_argument("--phases", default=PHASES)
@@ -32,10 +32,11 @@ def main() -> int:
     options = ["--max-examples", given.examples, "--phases", given.phases, "--generation-database", "none"]
     if given.route:
         options += ["--include-path", given.route]
+    spec = None if given.sdk else given.spec or openai_document()
     found = 0
     for target in given.target or TARGETS:
-        print(f"fuzz: {given.spec or 'the types of the SDK'} against {target}", flush=True)
-        ran = fuzz(given.spec and given.spec.resolve(), target, *options)
+        print(f"fuzz: {spec or 'the types of the SDK'} against {target}", flush=True)
+        ran = fuzz(spec and spec.resolve(), target, *options)
         print(ran.report)
         print("fuzz: answers by status:", dict(sorted(statuses(ran.log).items())), flush=True)
         if "Traceback" in ran.log:

