@@ -8,3 +8,7 @@ from penstock.stores.base.keys import Keys as Keys
 from penstock.stores.base.keys import NewKey as NewKey
 from penstock.stores.base.keys import StoreUnavailable as StoreUnavailable
 from penstock.stores.base.keys import choose as choose
+from penstock.stores.base.ledger import AttemptRow as AttemptRow
+from penstock.stores.base.ledger import LedgerWriter as LedgerWriter
+from penstock.stores.base.ledger import Mark as Mark
+from penstock.stores.base.ledger import RequestRow as RequestRow
