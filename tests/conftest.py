@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from support.databases import Place, place_of
+from support.postgres import PostgresServer, postgres_server
 from support.upstreams import ThreadedUpstream, threaded_upstream
 
 
@@ -14,3 +17,16 @@ def upstream() -> Iterator[ThreadedUpstream]:
     """A plain fake upstream in a thread; one with a script is `threaded_upstream(script)` of `support.upstreams`."""
     with threaded_upstream() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL that all tests share, each in a database of its own; it is not to be stopped."""
+    with postgres_server() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """An empty database, in turn of each kind."""
+    return place_of(request.param, request, tmp_path)

@@ -94,7 +94,7 @@ BROAD_EXCEPTS: dict[tuple[str, str], str] = {
 LATE_IMPORTS: dict[tuple[str, str], str] = {
     ("penstock.cli", "Verbs.get_command"): "a verb pays for no other's imports",
     ("penstock.control.parent", "_load"): "SQLAlchemy and Starlette are imported while the workers start",
-    ("penstock.stores.sql", "_load_alembic"): "Alembic is needed only where the schema is not current",
+    ("penstock.stores.database", "_load"): "a database pays for no other's driver, and for Alembic only to migrate",
 }
 
 

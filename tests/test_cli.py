@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from penstock import __version__
 from penstock.cli import VERBS, main
 from penstock.fake_upstream.script import Answer, Cut
-from penstock.stores import sql
+from penstock.stores import sqlite
 from support.serving import PENSTOCK
 from support.upstreams import ThreadedUpstream, threaded_upstream
 
@@ -240,15 +240,15 @@ def test_a_wrong_directory_does_not_look_like_one_without_keys(data: str) -> Non
 
 def test_the_directory_is_found_as_the_server_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("keys", "create", "--name", "a")
-    assert (tmp_path / "home" / ".local" / "share" / "penstock" / sql.FILE).exists()
+    assert (tmp_path / "home" / ".local" / "share" / "penstock" / sqlite.FILE).exists()
     config = tmp_path / "penstock.toml"
     config.write_text(f'[server]\ndata_dir = "{tmp_path}/configured"\n')
     monkeypatch.setenv("PENSTOCK_CONFIG", str(config))
     run("keys", "create", "--name", "b")
-    assert (tmp_path / "configured" / sql.FILE).exists()
+    assert (tmp_path / "configured" / sqlite.FILE).exists()
     monkeypatch.setenv("PENSTOCK_DATA_DIR", str(tmp_path / "environment"))
     run("keys", "create", "--name", "c")
-    assert (tmp_path / "environment" / sql.FILE).exists()
+    assert (tmp_path / "environment" / sqlite.FILE).exists()
     run("keys", "create", "--name", "d", "--data-dir", str(tmp_path / "given"))
     assert [record["name"] for record in listed(str(tmp_path / "given"))] == ["d"]
 

@@ -17,42 +17,55 @@ from pathlib import Path
 import pytest
 from alembic.script import ScriptDirectory
 
-from penstock.stores import migrate, sql
+from penstock.stores import database, migrate, schema, sqlite
 from penstock.stores.base import AmbiguousName, KeyExists, KeyNotFound, Keys, NewKey, StoreUnavailable
 from penstock.stores.memory import MemoryKeys
+from penstock.stores.sqlkeys import SqlKeys
+from support.databases import KINDS, Place, place_of
 
-Open = Callable[[], Awaitable[Keys]]
+Opened = tuple[Keys, Callable[[], Awaitable[None]]]
+Open = Callable[[], Awaitable[Opened]]
 
 
-def opener(kind: str, directory: Path) -> Open:
-    """Gives stores that share one state; each one of SQLite's has connections of its own."""
+async def nothing_to_close() -> None:
+    """Memory needs none."""
+
+
+def ticking() -> Callable[[], float]:
     ticks = itertools.count(1_700_000_000)
+    return lambda: float(next(ticks))
 
-    def clock() -> float:
-        return float(next(ticks))
 
-    if kind == "sqlite":
-        return lambda: sql.open_keys("sqlite", directory, clock)
-    shared = MemoryKeys(clock)
+def in_database(place: Place) -> Open:
+    """Gives stores that share one database, each one with connections of its own."""
+    clock = ticking()
 
-    async def same() -> Keys:
-        return shared
+    async def opened() -> Opened:
+        database = await place.open()
+        return SqlKeys(database, clock), database.close
+
+    return opened
+
+
+@pytest.fixture(params=KINDS)
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    if request.param != "memory":
+        return in_database(place_of(request.param, request, tmp_path))
+    shared = MemoryKeys(ticking())
+
+    async def same() -> Opened:
+        return shared, nothing_to_close
 
     return same
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
-    return opener(request.param, tmp_path)
-
-
 def run(opened: Open, scenario: Callable[[Keys], Awaitable[None]]) -> None:
     async def main() -> None:
-        keys = await opened()
+        keys, close = await opened()
         try:
             await scenario(keys)
         finally:
-            await keys.close()
+            await close()
 
     asyncio.run(main())
 
@@ -159,7 +172,7 @@ def test_a_key_that_is_not_there_cannot_be_revoked(opened: Open) -> None:
 
 def test_every_change_moves_the_generation_for_every_connection(opened: Open) -> None:
     async def scenario(keys: Keys) -> None:
-        other = await opened()
+        other, close = await opened()
         seen = [await other.generation()]
         await keys.create(a_key())
         seen.append(await other.generation())
@@ -167,36 +180,38 @@ def test_every_change_moves_the_generation_for_every_connection(opened: Open) ->
         seen.append(await other.generation())
         assert await other.lookup(a_key().digest) is None
         assert len(set(seen)) == 3
-        await other.close()
+        await close()
 
     run(opened, scenario)
 
 
 def test_changes_at_the_same_time_all_count(opened: Open) -> None:
     async def scenario(keys: Keys) -> None:
-        others = [await opened() for _ in range(3)]
+        pairs = [await opened() for _ in range(3)]
+        others = [other for other, _ in pairs]
         before = await keys.generation()
         await asyncio.gather(*(others[n % 3].create(a_key(n)) for n in range(24)))
         await asyncio.gather(*(others[n % 3].revoke(f"key_{n:04}") for n in range(24)))
         assert len(await keys.list()) == 24
         assert all(record.revoked_at for record in await keys.list())
         assert await keys.generation() == before + 48
-        for other in others:
-            await other.close()
+        for _, close in pairs:
+            await close()
 
     run(opened, scenario)
 
 
 def test_of_several_first_keys_one_is_kept(opened: Open) -> None:
     async def scenario(keys: Keys) -> None:
-        others = [await opened() for _ in range(3)]
+        pairs = [await opened() for _ in range(3)]
+        others = [other for other, _ in pairs]
         made = await asyncio.gather(*(other.create_first(a_key(n)) for n, other in enumerate(others)))
         assert len([record for record in made if record]) == 1
         assert len(await keys.list()) == 1
         await keys.revoke("reports")
         assert await keys.create_first(a_key(9)) is None
-        for other in others:
-            await other.close()
+        for _, close in pairs:
+            await close()
 
     run(opened, scenario)
 
@@ -236,49 +251,49 @@ def modes(directory: Path) -> dict[str, int]:
 def test_every_file_of_the_database_is_its_owners_alone(tmp_path: Path) -> None:
     async def scenario(keys: Keys) -> None:
         await keys.create(a_key())
-        assert {f"{sql.FILE}-wal", f"{sql.FILE}-shm"} <= modes(tmp_path).keys()
+        assert {f"{sqlite.FILE}-wal", f"{sqlite.FILE}-shm"} <= modes(tmp_path).keys()
         assert set(modes(tmp_path).values()) == {0o600}
 
     before = os.umask(0)
     try:
-        run(opener("sqlite", tmp_path), scenario)
+        run(in_database(Place("sqlite", tmp_path)), scenario)
     finally:
         os.umask(before)
 
 
 def test_a_database_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
     async def scenario(keys: Keys) -> None:
-        assert modes(tmp_path)[sql.FILE] == 0o600
+        assert modes(tmp_path)[sqlite.FILE] == 0o600
 
-    (tmp_path / sql.FILE).touch(mode=0o644)
-    run(opener("sqlite", tmp_path), scenario)
+    (tmp_path / sqlite.FILE).touch(mode=0o644)
+    run(in_database(Place("sqlite", tmp_path)), scenario)
 
 
 def test_the_schema_in_the_code_is_the_newest_revision() -> None:
-    assert ScriptDirectory.from_config(migrate.settings()).get_heads() == [sql.SCHEMA]
+    assert ScriptDirectory.from_config(migrate.settings()).get_heads() == [schema.SCHEMA]
 
 
 def test_the_tables_in_the_code_are_those_that_the_revisions_make(tmp_path: Path) -> None:
     async def scenario(keys: Keys) -> None:
-        with closing(sqlite3.connect(tmp_path / sql.FILE)) as connection:
+        with closing(sqlite3.connect(tmp_path / sqlite.FILE)) as connection:
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-            for table in sql.metadata.tables.values():
+            for table in schema.metadata.tables.values():
                 made = connection.execute(f"PRAGMA table_info({table.name})").fetchall()
                 assert [(row[1], bool(row[3])) for row in made] == [
                     (column.name, not column.nullable) for column in table.columns
                 ]
 
-    run(opener("sqlite", tmp_path), scenario)
+    run(in_database(Place("sqlite", tmp_path)), scenario)
 
 
 def test_a_current_database_opens_without_alembic(tmp_path: Path) -> None:
-    run(opener("sqlite", tmp_path), nothing)
+    run(in_database(Place("sqlite", tmp_path)), nothing)
     script = (
         "import asyncio, sys, pathlib\n"
-        "from penstock.stores.sql import open_keys\n"
+        "from penstock.stores.sql import open_stores\n"
         "async def main():\n"
-        "    keys = await open_keys('sqlite', pathlib.Path(sys.argv[1]))\n"
-        "    await keys.close()\n"
+        "    stores = await open_stores('sqlite', pathlib.Path(sys.argv[1]))\n"
+        "    await stores.close()\n"
         "asyncio.run(main())\n"
         "sys.exit('alembic' in sys.modules)\n"
     )
@@ -289,13 +304,13 @@ def test_processes_that_start_at_once_migrate_once_and_all_keep_their_keys(tmp_p
     script = (
         "import asyncio, os, sys, pathlib\n"
         "from penstock.stores.base import NewKey\n"
-        "from penstock.stores.sql import open_keys\n"
+        "from penstock.stores.sql import open_stores\n"
         "async def main():\n"
         "    sys.stdin.readline()\n"
-        "    keys = await open_keys('sqlite', pathlib.Path(sys.argv[1]))\n"
+        "    stores = await open_stores('sqlite', pathlib.Path(sys.argv[1]))\n"
         "    for n in range(10):\n"
-        "        await keys.create(NewKey(f'key_{sys.argv[2]}_{n}', 'n', (), 'h', os.urandom(32)))\n"
-        "    await keys.close()\n"
+        "        await stores.keys.create(NewKey(f'key_{sys.argv[2]}_{n}', 'n', (), 'h', os.urandom(32)))\n"
+        "    await stores.close()\n"
         "asyncio.run(main())\n"
     )
     command = [sys.executable, "-W", "error", "-c", script, str(tmp_path)]
@@ -310,41 +325,42 @@ def test_processes_that_start_at_once_migrate_once_and_all_keep_their_keys(tmp_p
         assert len(await keys.list()) == 30
         assert await keys.generation() == 30
 
-    run(opener("sqlite", tmp_path), scenario)
+    run(in_database(Place("sqlite", tmp_path)), scenario)
 
 
 def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
-    run(opener("sqlite", tmp_path), nothing)
-    with closing(sqlite3.connect(tmp_path / sql.FILE)) as connection:
+    run(in_database(Place("sqlite", tmp_path)), nothing)
+    with closing(sqlite3.connect(tmp_path / sqlite.FILE)) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.execute("UPDATE schema_compatible SET since = '9999'")
         connection.commit()
-    with pytest.raises(StoreUnavailable, match="another version of Penstock"):
-        run(opener("sqlite", tmp_path), nothing)
+    with pytest.raises(StoreUnavailable, match="newer version of Penstock"):
+        run(in_database(Place("sqlite", tmp_path)), nothing)
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    (tmp_path / sql.FILE).write_bytes(b"not a database, but long enough to be read as one" * 100)
+    (tmp_path / sqlite.FILE).write_bytes(b"not a database, but long enough to be read as one" * 100)
     with pytest.raises(StoreUnavailable, match="not a database"):
-        run(opener("sqlite", tmp_path), nothing)
+        run(in_database(Place("sqlite", tmp_path)), nothing)
 
 
 def test_a_database_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="No such file or directory"):
-        run(opener("sqlite", tmp_path / "missing"), nothing)
+        run(in_database(Place("sqlite", tmp_path / "missing")), nothing)
 
 
 def test_another_kind_of_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="sqlite"):
-        asyncio.run(sql.open_keys("postgresql://db/penstock", tmp_path))
+        asyncio.run(database.open_database("mysql://db/penstock", tmp_path))
 
 
 def test_a_writer_that_holds_the_lock_too_long_makes_a_change_unavailable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "BUSY", 0.1)
+    monkeypatch.setattr(sqlite, "BUSY", 0.1)
 
     async def scenario(keys: Keys) -> None:
-        with closing(sqlite3.connect(tmp_path / sql.FILE, isolation_level=None)) as other:
+        with closing(sqlite3.connect(tmp_path / sqlite.FILE, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(StoreUnavailable, match="locked"):
                 await keys.create(a_key())
@@ -352,4 +368,4 @@ def test_a_writer_that_holds_the_lock_too_long_makes_a_change_unavailable(
             other.execute("ROLLBACK")
         await keys.create(a_key())
 
-    run(opener("sqlite", tmp_path), scenario)
+    run(in_database(Place("sqlite", tmp_path)), scenario)

@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -42,7 +42,7 @@ from penstock.link import KeyAnswer, KeyLookup, SeriesValue
 from penstock.providers.llama import LlamaSettings, model_file
 from penstock.stores.base import Keys, StoreUnavailable
 
-STORES = {"sqlite": "penstock.stores.sql"}
+STORES = "penstock.stores.sql"
 ADMIN = "penstock.control.admin"
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -53,6 +53,15 @@ FIRST_KEY = "first-key"
 ADMIN_KEY = "admin-key"
 
 _log = logging.getLogger("penstock.parent")
+
+
+class Stores(Protocol):
+    """All stores of one database, as `penstock.stores.sql` opens them."""
+
+    @property
+    def keys(self) -> Keys: ...
+
+    async def close(self) -> None: ...
 
 
 class BadKey(Exception):
@@ -113,7 +122,7 @@ class Parent:
         self._lookups = keys.Lookups(self._environment_key, self._keys_changed, lambda _ok: self._tell_health())
         self._workers: workers.Workers | None = None
         self._running: asyncio.Task[None] | None = None
-        self._keys: Keys | None = None
+        self._stores: Stores | None = None
 
     def interrupt(self) -> None:
         """A signal: the first one drains, the second ends."""
@@ -172,9 +181,9 @@ class Parent:
     async def _prepare(self, directory: Path) -> None:
         """Bring up what needs heavy imports, then greet."""
         assert self._workers is not None
-        store = await asyncio.to_thread(_load, STORES[self._config.server.store])
-        self._keys = opened = await store.open_keys(self._config.server.store, directory)
-        await self._lookups.open(opened)
+        sql = await asyncio.to_thread(_load, STORES)
+        self._stores = stores = await sql.open_stores(self._config.server.store, directory)
+        await self._lookups.open(stores.keys)
         self._tell_health()
         self._start(self._lookups.poll())
         self._start(self._serve_admin(await asyncio.to_thread(_load, ADMIN), directory))
@@ -183,7 +192,7 @@ class Parent:
                 await asyncio.shield(self._workers.ready)
         except TimeoutError:
             raise workers.StartFailed(f"the workers were not ready within {READY_LIMIT:.0f} s") from None
-        first, line = await self._first_key(opened, directory)
+        first, line = await self._first_key(stores.keys, directory)
         edge, control = self._listeners
         place = greeting.Place(edge.bound, control.bound, line, first)
         print(greeting.greeting(self._config, self._source, place), file=sys.stderr, flush=True)
@@ -250,7 +259,7 @@ class Parent:
             self._workers.broadcast(link.KeysChanged())
 
     def _health(self) -> link.Health:
-        return link.Health(self._keys is not None and self._lookups.store_ok, self._engines.down)
+        return link.Health(self._stores is not None and self._lookups.store_ok, self._engines.down)
 
     def _tell_health(self) -> None:
         if self._workers is not None:
@@ -297,7 +306,7 @@ class Parent:
             stack.callback(self._engines.close)
             for listener in self._listeners:
                 stack.callback(listener.close)
-            stack.push_async_callback(self._close_keys)
+            stack.push_async_callback(self._close_stores)
             stack.push_async_callback(self._end_background)
 
     async def _end_background(self) -> None:
@@ -311,9 +320,9 @@ class Parent:
         if self._failure.done():
             self._failure.exception()  # looked at, whoever raised
 
-    async def _close_keys(self) -> None:
-        if self._keys is not None:
-            await self._keys.close()
+    async def _close_stores(self) -> None:
+        if self._stores is not None:
+            await self._stores.close()
 
 
 def _specs(config: Config) -> dict[str, EngineSpec]:

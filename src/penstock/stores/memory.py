@@ -69,6 +69,3 @@ class MemoryKeys:
     async def generation(self) -> int:
         await asyncio.sleep(0)
         return self._generation
-
-    async def close(self) -> None:
-        await asyncio.sleep(0)

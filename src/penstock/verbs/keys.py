@@ -19,7 +19,8 @@ from rich.text import Text
 from penstock import data_dir as data_directory
 from penstock.control.keys import LONGEST, InvalidKey, generate, new_key
 from penstock.stores.base import AmbiguousName, KeyExists, KeyNotFound, KeyRecord, Keys, StoreUnavailable
-from penstock.stores.sql import FILE, open_keys
+from penstock.stores.sql import open_stores
+from penstock.stores.sqlite import FILE
 from penstock.verbs import state
 
 T = TypeVar("T")
@@ -151,11 +152,11 @@ def _existing(given: str | None) -> Path:
 
 def _in_store(directory: Path, act: Callable[[Keys], Awaitable[T]]) -> T:
     async def opened() -> T:
-        store = await open_keys("sqlite", directory)
+        stores = await open_stores("sqlite", directory)
         try:
-            return await act(store)
+            return await act(stores.keys)
         finally:
-            await store.close()
+            await stores.close()
 
     try:
         return asyncio.run(opened())

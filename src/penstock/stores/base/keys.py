@@ -90,10 +90,6 @@ class Keys(Protocol):
         """Moved by every change since, whichever process made it; compare for equality only."""
         ...
 
-    async def close(self) -> None:
-        """Free what it holds. No call may follow."""
-        ...
-
 
 def choose(candidates: tuple[KeyRecord, ...], id_or_name: str) -> KeyRecord:
     """The key that `revoke` means, of those whose id or name matches."""

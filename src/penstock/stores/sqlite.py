@@ -1,0 +1,112 @@
+"""SQLite under the stores: one file in the data directory, mode 0600, by aiosqlite.
+
+How it works: the file is in WAL mode, so readers never wait for a writer. A change is one transaction begun with
+BEGIN IMMEDIATE, which takes the write lock at once and waits for it up to BUSY seconds: several processes that
+change something at the same time go one after the other, and none is told "locked" half-way, as a transaction would be
+that reads first and asks to write later.
+
+It is migrated under a lock on a file beside the database, so that of several processes which start at once one migrates
+and the others find the work done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from penstock.stores.base import StoreUnavailable
+from penstock.stores.database import BUSY, CONNECTIONS, SETUP, Database
+
+FILE = "penstock.db"
+
+
+def connect(_store: str, directory: Path) -> Database:
+    """The database in the file in `directory`, which is made if it is missing."""
+    path = directory / FILE
+    database = SqliteDatabase(path)
+    with database.reported():
+        # made here, for SQLite would make it as the umask has it; its -wal and -shm files take the same mode
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+    return database
+
+
+class SqliteDatabase(Database):
+    """The file at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(_engine(path), str(path), (sqlite3.Error,))
+        self._path = path
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[AsyncConnection]:
+        async with self._locked():
+            with self.reported():
+                await asyncio.to_thread(_use_wal, self._path)
+            async with self.change() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def _locked(self) -> AsyncIterator[None]:
+        """Hold the lock on a file beside the database, which the kernel frees should this process die."""
+        path = self._path.with_name(FILE + ".lock")
+        with self.reported():
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            deadline = time.monotonic() + SETUP
+            while not _lock(file):
+                if time.monotonic() > deadline:
+                    raise StoreUnavailable(f"{path}: another process has been migrating the database for {SETUP:.0f} s")
+                await asyncio.sleep(0.02)
+            yield
+        finally:
+            os.close(file)
+
+
+def _lock(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _use_wal(path: Path) -> None:
+    """Written into the file for good; not possible inside a transaction, which every connection of the engine is in."""
+    with closing(sqlite3.connect(path, timeout=BUSY, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _engine(path: Path) -> AsyncEngine:
+    engine = create_async_engine(
+        sa.URL.create("sqlite+aiosqlite", database=str(path)),
+        connect_args={"timeout": BUSY},
+        pool_size=CONNECTIONS,
+        max_overflow=0,
+        pool_timeout=BUSY,
+    )
+    sa.event.listen(engine.sync_engine, "connect", _on_connect)
+    sa.event.listen(engine.sync_engine, "begin", _on_begin)
+    return engine
+
+
+def _on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    # the driver shall begin no transaction of its own: it would begin late, and not around a change of schema
+    connection.isolation_level = None
+
+
+def _on_begin(connection: sa.Connection) -> None:
+    write = connection.get_execution_options().get("write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
