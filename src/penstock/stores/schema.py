@@ -79,3 +79,88 @@ generation = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("value", sa.BigInteger, nullable=False),
 )
+
+# -- the ledger
+
+_sorted_text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")  # by bytes, whatever the database's order
+_number = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite numbers rows by a column of exactly that type
+
+
+def _counts(*names: str) -> tuple[sa.Column[int], ...]:
+    return tuple(sa.Column(name, sa.BigInteger, nullable=False) for name in names)
+
+
+def _cost() -> tuple[sa.Column[int], ...]:
+    """What a request or an attempt came to; `sources` as `batch.SOURCES` numbers them."""
+    return (
+        *_counts("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"),
+        sa.Column("sources", sa.SmallInteger, nullable=False),
+        sa.Column("cost_nanos", sa.BigInteger),
+    )
+
+
+# Whose, of what, answered by whom, at which prices: the texts that repeat, which the rows name by a number.
+series = sa.Table(
+    "ledger_series",
+    metadata,
+    sa.Column("id", _number, primary_key=True),
+    sa.Column("key_id", sa.Text, nullable=False),
+    sa.Column("project_id", sa.Text, nullable=False),
+    sa.Column("endpoint", sa.Text, nullable=False),
+    sa.Column("asked", sa.Text, nullable=False),
+    sa.Column("route", sa.Text, nullable=False),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("price_version", sa.Text, nullable=False),
+    sa.UniqueConstraint("key_id", "project_id", "endpoint", "asked", "route", "provider", "model", "price_version"),
+)
+requests = sa.Table(
+    "ledger_requests",
+    metadata,
+    sa.Column("id", _sorted_text, primary_key=True),
+    sa.Column("series", sa.BigInteger, nullable=False),
+    sa.Column("started_at", sa.Double, nullable=False),
+    sa.Column("stream", sa.SmallInteger, nullable=False),
+    sa.Column("status", sa.SmallInteger, nullable=False),
+    sa.Column("ended", sa.Text, nullable=False),
+    sa.Column("code", sa.Text, nullable=False, server_default=""),
+    sa.Column("finish", sa.Text, nullable=False),
+    *_cost(),
+    sa.Column("tags", sa.Text, nullable=False, server_default=""),
+    sa.Column("end_user", sa.Text, nullable=False, server_default=""),
+    sa.Column("safety_identifier", sa.Text, nullable=False, server_default=""),
+    sa.Column("trace", sa.Text, nullable=False, server_default=""),
+    sa.Column("duration_ms", sa.Double),
+    sa.Column("first_event_ms", sa.Double),
+    sqlite_with_rowid=False,
+)
+attempts = sa.Table(
+    "ledger_attempts",
+    metadata,
+    sa.Column("request_id", _sorted_text, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("series", sa.BigInteger, nullable=False),
+    sa.Column("status", sa.SmallInteger, nullable=False),
+    sa.Column("outcome", sa.Text, nullable=False),
+    *_cost(),
+    sa.Column("duration_ms", sa.Double),
+    sa.Column("wait_ms", sa.Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+sums = sa.Table(
+    "ledger_sums",
+    metadata,
+    sa.Column("span", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("start", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("series", sa.BigInteger, primary_key=True, autoincrement=False),
+    *_counts("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"),
+    *_counts("estimated_tokens", "partial_tokens", "cost_nanos", "unpriced"),
+    sa.Index("ix_ledger_sums_series", "series", "span", "start"),
+    sqlite_with_rowid=False,
+)
+marks = sa.Table(
+    "ledger_marks",
+    metadata,
+    sa.Column("journal", sa.Text, primary_key=True),
+    sa.Column("position", sa.BigInteger, nullable=False),
+)

@@ -7,7 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from penstock.stores.database import Database, open_database
+from penstock.stores.postgreswriter import PostgresWriter
+from penstock.stores.sqlite import SqliteDatabase
+from penstock.stores.sqlitewriter import SqliteWriter
 from penstock.stores.sqlkeys import SqlKeys
+from penstock.stores.sqlledger import SqlLedger
 
 
 class Stores:
@@ -16,10 +20,15 @@ class Stores:
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self.database = database
         self.keys = SqlKeys(database, clock)
+        writer = SqliteWriter(database) if isinstance(database, SqliteDatabase) else PostgresWriter(database)
+        self.ledger = SqlLedger(database, writer, clock)
 
     async def close(self) -> None:
         """Close the database; no call to any of the stores may follow."""
-        await self.database.close()
+        try:
+            await self.ledger.close()
+        finally:
+            await self.database.close()
 
 
 async def open_stores(store: str, directory: Path, clock: Callable[[], float] = time.time) -> Stores:

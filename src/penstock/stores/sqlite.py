@@ -48,20 +48,20 @@ class SqliteDatabase(Database):
 
     def __init__(self, path: Path) -> None:
         super().__init__(_engine(path), str(path), (sqlite3.Error,))
-        self._path = path
+        self.path = path
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[AsyncConnection]:
         async with self._locked():
             with self.reported():
-                await asyncio.to_thread(_use_wal, self._path)
+                await asyncio.to_thread(_use_wal, self.path)
             async with self.change() as connection:
                 yield connection
 
     @asynccontextmanager
     async def _locked(self) -> AsyncIterator[None]:
         """Hold the lock on a file beside the database, which the kernel frees should this process die."""
-        path = self._path.with_name(FILE + ".lock")
+        path = self.path.with_name(FILE + ".lock")
         with self.reported():
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

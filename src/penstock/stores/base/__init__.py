@@ -12,3 +12,8 @@ from penstock.stores.base.ledger import AttemptRow as AttemptRow
 from penstock.stores.base.ledger import LedgerWriter as LedgerWriter
 from penstock.stores.base.ledger import Mark as Mark
 from penstock.stores.base.ledger import RequestRow as RequestRow
+from penstock.stores.base.usage import Dimension as Dimension
+from penstock.stores.base.usage import Ledger as Ledger
+from penstock.stores.base.usage import RowQuery as RowQuery
+from penstock.stores.base.usage import UsageLine as UsageLine
+from penstock.stores.base.usage import UsageQuery as UsageQuery

@@ -1,0 +1,172 @@
+"""Stores rows of the ledger in SQLite: a connection of its own in a thread of its own, one transaction for each batch.
+
+How it works: rows are bound by the driver itself, twenty to a statement, with `synchronous` at NORMAL: what was stored
+survives the end of any process at once, and a loss of power after the next look at the disk, which `forget` waits for.
+In the common case every row is new, which the count of inserted rows says; else the transaction is rolled back, what
+is there already is looked up and left out, and so the sums add what is really new and nothing else.
+
+A cancelled call leaves the thread at its work: what it was given is stored whole, or not at all. When anything fails
+the connection is closed, and the next call makes another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+
+import msgspec
+
+from penstock.stores.base import Mark, RequestRow
+from penstock.stores.batch import (
+    ATTEMPT,
+    NOTHING,
+    PLAIN,
+    REQUEST,
+    SERIES,
+    SUMS,
+    UNKNOWN,
+    Batch,
+    Series,
+    Unnumbered,
+    Values,
+    batch,
+)
+from penstock.stores.database import BUSY
+from penstock.stores.sqlite import SqliteDatabase
+
+TOGETHER = 20  # rows in one statement
+CHECKPOINT = 4000  # pages of log: a page that is written again and again until then is copied once
+
+
+class SqliteWriter:
+    """Implements `sqlledger.Writer` on the database's file."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+        self._thread = ThreadPoolExecutor(1, "penstock-ledger")
+        self._connection: sqlite3.Connection | None = None
+        self._numbers: dict[Series, int] = {}
+
+    async def store(self, rows: Sequence[RequestRow], marks: Sequence[Mark]) -> None:
+        await self._run(lambda connection: self._store(connection, rows, marks))
+
+    async def forget(self, journals: Sequence[str]) -> None:
+        await self._run(lambda connection: _forget(connection, journals))
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._thread.shutdown)
+        if self._connection is not None:
+            self._connection.close()
+
+    async def _run(self, act: Callable[[sqlite3.Connection], None]) -> None:
+        with self._database.reported():
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._act, act)
+
+    def _act(self, act: Callable[[sqlite3.Connection], None]) -> None:
+        connection = self._connection
+        if connection is None:
+            # opened in its thread, and closed when that has ended
+            connection = sqlite3.connect(
+                self._database.path, timeout=BUSY, isolation_level=None, check_same_thread=False
+            )
+            self._connection = connection
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT}")
+        try:
+            act(connection)
+        except BaseException:
+            self._connection = None
+            connection.close()  # which rolls back what was begun
+            raise
+
+    def _store(self, connection: sqlite3.Connection, rows: Sequence[RequestRow], marks: Sequence[Mark]) -> None:
+        try:
+            new = batch(rows, self._numbers)
+        except Unnumbered as error:
+            self._number(connection, error.series)
+            new = batch(rows, self._numbers)
+        connection.execute("BEGIN IMMEDIATE")
+        if _insert(connection, new) != len(new):
+            connection.execute("ROLLBACK")
+            connection.execute("BEGIN IMMEDIATE")
+            new = new.without(_present(connection, new.ids()))
+            _insert(connection, new)
+        _ATTEMPTS.insert(connection, new.attempts)
+        connection.executemany(_ADD, new.sums())
+        connection.executemany(_MARK, [(mark.journal, mark.position) for mark in marks])
+        connection.execute("COMMIT")
+
+    def _number(self, connection: sqlite3.Connection, series: Collection[Series]) -> None:
+        """Give series their numbers. It is a transaction of its own: one that no row names does no harm."""
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany(_NAME, series)
+        found = {one: connection.execute(_NUMBER, one).fetchone()[0] for one in series}
+        connection.execute("COMMIT")
+        self._numbers |= found
+
+
+class _Insert:
+    """Inserts rows of one table, those that are there already left as they are."""
+
+    def __init__(self, table: str, columns: Sequence[str]) -> None:
+        row = ", ".join(f"nullif(?, {NOTHING})" if name in UNKNOWN else "?" for name in columns)
+        self._text = f"INSERT INTO {table} ({', '.join(columns)}) VALUES "
+        self._row = f"({row})"
+
+    def insert(self, connection: sqlite3.Connection, rows: list[Values]) -> int:
+        """How many were inserted."""
+        whole = len(rows) // TOGETHER * TOGETHER
+        inserted = 0
+        if whole:
+            chunks = (list(chain.from_iterable(rows[i : i + TOGETHER])) for i in range(0, whole, TOGETHER))
+            inserted = connection.executemany(self._of(TOGETHER), chunks).rowcount
+        if whole < len(rows):
+            inserted += connection.executemany(self._of(1), rows[whole:]).rowcount
+        return inserted
+
+    def _of(self, count: int) -> str:
+        return self._text + ", ".join([self._row] * count) + " ON CONFLICT DO NOTHING"
+
+
+def _insert(connection: sqlite3.Connection, new: Batch) -> int:
+    """How many requests were inserted."""
+    return _PLAIN.insert(connection, new.plain) + _REQUESTS.insert(connection, new.detailed)
+
+
+def _forget(connection: sqlite3.Connection, journals: Iterable[str]) -> None:
+    """FULL writes the whole log through to the disk, with all that was stored before."""
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("BEGIN IMMEDIATE")
+    connection.executemany("DELETE FROM ledger_marks WHERE journal = ?", [(journal,) for journal in journals])
+    connection.execute("COMMIT")
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _present(connection: sqlite3.Connection, ids: list[str]) -> set[str]:
+    found = connection.execute(
+        "SELECT id FROM ledger_requests WHERE id IN (SELECT value FROM json_each(?))",
+        (msgspec.json.encode(ids).decode(),),
+    )
+    return {id_ for (id_,) in found}
+
+
+def _marks_of(count: int) -> str:
+    return ", ".join("?" * count)
+
+
+_PLAIN = _Insert("ledger_requests", PLAIN)
+_REQUESTS = _Insert("ledger_requests", REQUEST)
+_ATTEMPTS = _Insert("ledger_attempts", ATTEMPT)
+_ADD = (
+    f"INSERT INTO ledger_sums (span, start, series, {', '.join(SUMS)}) VALUES ({_marks_of(3 + len(SUMS))})"
+    f" ON CONFLICT DO UPDATE SET {', '.join(f'{name} = {name} + excluded.{name}' for name in SUMS)}"
+)
+_MARK = (
+    "INSERT INTO ledger_marks (journal, position) VALUES (?, ?)"
+    " ON CONFLICT DO UPDATE SET position = max(position, excluded.position)"
+)
+_NAME = f"INSERT INTO ledger_series ({', '.join(SERIES)}) VALUES ({_marks_of(len(SERIES))}) ON CONFLICT DO NOTHING"
+_NUMBER = f"SELECT id FROM ledger_series WHERE {' AND '.join(f'{name} = ?' for name in SERIES)}"
