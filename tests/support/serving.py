@@ -20,7 +20,7 @@ KEY = "sk-penstock-test-0123456789"
 START = 30.0  # seconds
 STOP = 20.0
 # What a child may take from this process's environment: never a user's keys or configuration.
-INHERITED = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
+INHERITED = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
 
 
 class Served:
