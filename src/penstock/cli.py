@@ -20,7 +20,10 @@ class Verb(msgspec.Struct, frozen=True):
 
 VERBS = {
     "serve": Verb("penstock.verbs.serve", "serve", "Serve the API."),
-    "keys": Verb("penstock.verbs.keys", "keys", "Make, list and revoke API keys."),
+    "keys": Verb("penstock.verbs.keys", "keys", "Make, list, edit and revoke API keys."),
+    "projects": Verb("penstock.verbs.projects", "projects", "Make, list, edit and archive projects of keys."),
+    "limits": Verb("penstock.verbs.limits", "limits", "Set, list and remove limits of keys and projects."),
+    "migrate": Verb("penstock.verbs.migrate", "migrate", "Bring the database to this version's schema."),
     "chat": Verb("penstock.verbs.chat", "chat", "Talk to a model of a running server."),
     "check": Verb("penstock.verbs.check_url", "check_url", "Check anyone's OpenAI-compatible server."),
     "check-config": Verb("penstock.verbs.check_config", "check_config", "Check a configuration file."),

@@ -6,6 +6,9 @@ from typing import Any
 
 import msgspec
 
+# What a record's `endpoint` and the endpoints of a key are named by.
+ENDPOINTS = ("chat.completions", "completions", "embeddings", "responses")
+
 
 class Principal(msgspec.Struct, frozen=True, gc=False):
     """Who calls. `models`: names and `prefix*` patterns the key may use; empty means all; `endpoints` likewise, by the

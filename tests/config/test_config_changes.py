@@ -28,6 +28,7 @@ OTHER: dict[str, Any] = {
     "admin_hosts": ("admin.test",),
     "access_log": False,
     "auth_failures": 3,
+    "auth_stale_max": 5.0,
     "limits": Limits(headers=7),
 }
 

@@ -90,7 +90,7 @@ def test_every_problem_is_reported_at_once_with_its_line(tmp_path: Path) -> None
         [server]
         listen = "127.0.0.1"
         workers = 0
-        store = "postgresql://db/x"
+        store = "mysql://db/penstock"
         counters = "local"
         trusted_proxies = [
           "10.0.0.0/8",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from config_cases import CERT, ENV, GOOD, KEY, OTHER_KEY, TYPES, only, problems, server, written
 
-from penstock.config import Problem, load
+from penstock.config import Problem, load, summary
 
 
 @pytest.mark.parametrize(
@@ -23,9 +23,41 @@ def test_two_ports_that_the_system_picks_are_two(tmp_path: Path) -> None:
     load(written(tmp_path, server('listen = "127.0.0.1:0"\nadmin_listen = "127.0.0.1:0"')), ENV, TYPES)
 
 
-def test_a_store_that_this_release_lacks_is_refused(tmp_path: Path) -> None:
-    assert only(problems(tmp_path, server('store = "postgresql://u:p@h/db"'))).where == "server.store"
-    assert load(written(tmp_path, server('store = "sqlite"')), ENV, TYPES).server.store == "sqlite"
+@pytest.mark.parametrize(
+    "store",
+    ["sqlite", "postgresql://penstock@db.test/penstock", "postgresql:///penstock?host=/run/postgresql", "env:DATABASE"],
+)
+def test_a_store_is_a_file_or_a_postgresql_or_where_that_is_said(tmp_path: Path, store: str) -> None:
+    env = {**ENV, "DATABASE": "postgresql://u:p@h/db"}
+    assert load(written(tmp_path, server(f'store = "{store}"')), env, TYPES).server.store == store
+
+
+@pytest.mark.parametrize(
+    "store",
+    ["mysql://u:hunter2@h/db", "postgres", "", "env:NOT_SET", "file:/none", "postgresql://u:hunter2@h:port/db"],
+)
+def test_another_store_is_refused_and_its_password_not_told(tmp_path: Path, store: str) -> None:
+    problem = only(problems(tmp_path, server(f'store = "{store}"')))
+    assert problem.where == "server.store"
+    assert "hunter2" not in str(problem)
+
+
+def test_a_password_in_a_file_that_everybody_reads_is_worth_a_word(tmp_path: Path) -> None:
+    file = written(tmp_path, server('store = "postgresql://u:hunter2@h/db"'))
+    file.chmod(0o644)
+    config = load(file, ENV, TYPES)
+    assert [warning.where for warning in config.warnings] == ["server.store"]
+    assert "hunter2" not in str(config.warnings)
+    assert "hunter2" not in summary(config)
+    assert "PostgreSQL at h, database db" in summary(config)
+    file.chmod(0o600)
+    assert load(file, ENV, TYPES).warnings == ()
+
+
+def test_the_path_of_a_file_that_names_the_store_is_expanded(tmp_path: Path) -> None:
+    (tmp_path / "database").write_text("postgresql://u:p@h/db")
+    config = load(written(tmp_path, server('store = "file:~/database"')), {**ENV, "HOME": str(tmp_path)}, TYPES)
+    assert config.server.store == f"file:{tmp_path}/database"
 
 
 def test_a_certificate_and_its_key_belong_together(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_secret_kept_elsewhere_must_be_there(tmp_path: Path) -> None:
 def test_no_problem_repeats_a_secret(tmp_path: Path) -> None:
     text = """\
         [server]
-        store = "postgresql://u:sk-secret@h"
+        store = "postgresql://u:sk-secret@h:x"
         [providers.openai]
         type = "openai"
         base_url = "https://u:sk-secret@h/v1"

@@ -10,11 +10,11 @@ import pytest
 from penstock.control import keys as rooms
 from penstock.control.keys import ENVIRONMENT, InvalidKey, Lookups, check, digest, generate, new_key
 from penstock.link import KeyLookup
-from penstock.stores.base import KeyRecord, StoreUnavailable
-from penstock.stores.memory import MemoryKeys
+from penstock.stores.base import Known, StoreUnavailable
+from penstock.stores.memory import MemoryAccess
 
 
-class Breakable(MemoryKeys):
+class Breakable(MemoryAccess):
     """A store that can be made to fail, to hang, or to stop between its reading and its answer."""
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Breakable(MemoryKeys):
         self.asked = 0
         self.found = asyncio.Event()
 
-    async def lookup(self, digest: bytes) -> KeyRecord | None:
+    async def lookup(self, digest: bytes) -> Known | None:
         self.asked += 1
         self._check()
         found = await super().lookup(digest)
@@ -50,7 +50,7 @@ class Room:
         self.now = 0.0
         self.changes = 0
         self.health: list[bool] = []
-        self.lookups = Lookups(environment_key, self._change, self.health.append, lambda: self.now)
+        self.lookups = Lookups(environment_key, self._change, self.health.append, 60.0, lambda: self.now)
 
     def _change(self) -> None:
         self.changes += 1
@@ -74,7 +74,7 @@ def asking(key: str, ref: int = 7) -> KeyLookup:
 
 def test_a_key_is_answered_with_its_owner_and_models() -> None:
     async def scenario(room: Room) -> None:
-        made = await room.store.create(new_key(KEY, "reports", ("gpt-5.4",)))
+        made = await room.store.create_key(new_key(KEY, "reports", ("gpt-5.4",)))
         answer = await room.lookups.answer(asking(KEY))
         assert answer.ref == 7
         assert answer.available
@@ -110,7 +110,7 @@ def test_the_key_from_the_environment_needs_no_store() -> None:
 def test_a_question_that_comes_before_the_store_is_open_waits_for_it() -> None:
     async def main() -> None:
         room = Room()
-        await room.store.create(new_key(KEY, "reports", ()))
+        await room.store.create_key(new_key(KEY, "reports", ()))
         answer = asyncio.create_task(room.lookups.answer(asking(KEY)))
         await asyncio.sleep(0)
         assert not answer.done()
@@ -124,11 +124,11 @@ def test_a_change_by_anybody_makes_workers_forget_once() -> None:
     async def scenario(room: Room) -> None:
         await room.lookups.look()
         assert room.changes == 0
-        await room.store.create(new_key(KEY, "reports", ()))
+        await room.store.create_key(new_key(KEY, "reports", ()))
         await room.lookups.look()
         await room.lookups.look()
         assert room.changes == 1
-        await room.store.revoke("reports")
+        await room.store.revoke_key("reports")
         await room.lookups.look()
         assert room.changes == 2
 
@@ -137,12 +137,12 @@ def test_a_change_by_anybody_makes_workers_forget_once() -> None:
 
 def test_an_answer_that_a_change_overtook_is_asked_again() -> None:
     async def scenario(room: Room) -> None:
-        await room.store.create(new_key(KEY, "reports", ()))
+        await room.store.create_key(new_key(KEY, "reports", ()))
         await room.lookups.look()
         room.store.held = asyncio.Event()
         answer = asyncio.create_task(room.lookups.answer(asking(KEY)))
         await room.store.found.wait()  # and the store is slow to say so
-        await room.store.revoke("reports")
+        await room.store.revoke_key("reports")
         await room.lookups.look()
         assert room.changes == 2
         room.store.held.set()
@@ -154,7 +154,7 @@ def test_an_answer_that_a_change_overtook_is_asked_again() -> None:
 
 def test_a_failing_store_is_told_and_answers_that_it_cannot_say() -> None:
     async def scenario(room: Room) -> None:
-        await room.store.create(new_key(KEY, "reports", ()))
+        await room.store.create_key(new_key(KEY, "reports", ()))
         await room.lookups.look()
         room.store.failing = True
         assert not (await room.lookups.answer(asking(KEY))).available
@@ -199,7 +199,7 @@ def test_a_change_made_during_an_outage_is_seen_after_it() -> None:
     async def scenario(room: Room) -> None:
         room.store.failing = True
         await room.lookups.look()
-        await room.store.create(new_key(KEY, "reports", ()))
+        await room.store.create_key(new_key(KEY, "reports", ()))
         room.store.failing = False
         await room.lookups.look()
         assert room.changes == 1

@@ -11,7 +11,7 @@ from penstock.config.problems import Path, dotted
 from penstock.config.shapes import Config, Server
 
 # The settings of [server] that a running server changes; the others are bound to its sockets, processes and store.
-RELOADED = ("trusted_proxies", "auth_failures", "limits")
+RELOADED = ("trusted_proxies", "auth_failures", "auth_stale_max", "limits")
 FIXED = tuple(name for name in Server.__struct_fields__ if name not in RELOADED)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from penstock.config import files, routes, serving, upstreams
+from penstock.config.database import has_password
 from penstock.config.lines import Lines
 from penstock.config.problems import ConfigError, Problem
 from penstock.config.shapes import Breaker, Config, Model, Retries, Server, TargetConfig, Upstream
@@ -175,6 +176,9 @@ def _data_dir(server: Server, env: Mapping[str, str], faults: Faults, outside: F
 
 def _warn(config: Config, public: Path | None, faults: Faults) -> None:
     """Note what is doubtful. `public`: the file, if every user of this machine may read it."""
+    if public and has_password(config.server.store):
+        fix = f"chmod 600 {public}, or write env:NAME or file:/path"
+        faults.warn((*serving.PATH, "store"), "a password in a file that every user of this machine can read", fix)
     used = {target.provider for model in config.models.values() for target in model.targets}
     for name, upstream in config.providers.items():
         if name not in used:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from penstock.config import files
+from penstock.config import database, files
 from penstock.config.address import HOW, Address, is_host, parse_listen
 from penstock.config.problems import Path
 from penstock.config.shapes import Server
@@ -19,8 +19,7 @@ PATH: Path = ("server",)
 def check(server: Server, env: Mapping[str, str], faults: Faults) -> Server:
     """The same with the paths of the certificate expanded."""
     listen_apart(server, faults, (*PATH, "listen"), (*PATH, "admin_listen"))
-    if server.store != "sqlite":
-        faults.add((*PATH, "store"), "this release keeps its state in SQLite alone", 'write "sqlite", or leave it out')
+    store = _store(server.store, env, faults)
     paths = {}
     for name in ("tls_cert", "tls_key"):
         value = getattr(server, name)
@@ -35,7 +34,21 @@ def check(server: Server, env: Mapping[str, str], faults: Faults) -> Server:
     if not faults.has((*PATH, "limits")) and server.limits.body_bytes > server.limits.buffered_bytes:
         message = "more than buffered_bytes, so that such a body would never be taken"
         faults.add((*PATH, "limits", "body_bytes"), message, "lower body_bytes or raise buffered_bytes")
-    return msgspec.structs.replace(server, **paths)
+    return msgspec.structs.replace(server, store=store, **paths)
+
+
+def _store(store: str, env: Mapping[str, str], faults: Faults) -> str:
+    """The same with the path of a reference expanded; what it refers to is read when the store is opened."""
+    path = (*PATH, "store")
+    if store.startswith("file:"):
+        store = "file:" + files.expand(store.removeprefix("file:"), env, path, faults)
+    if faults.has(path):
+        return store
+    if store.startswith(("env:", "file:")):
+        files.reference(store, env, path, faults)
+    elif (message := database.fault(store)) is not None:
+        faults.add(path, message, 'write "sqlite", "postgresql://USER@HOST/DATABASE", or env:NAME or file:/path of one')
+    return store
 
 
 def listen_apart(server: Server, faults: Faults, listen: Path, admin_listen: Path) -> None:

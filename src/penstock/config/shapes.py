@@ -43,6 +43,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     admin_hosts: tuple[str, ...] = ()  # Host names besides admin_listen's own that the control plane answers
     access_log: bool = True
     auth_failures: Count = 20  # failed keys per address and minute before 429
+    auth_stale_max: Seconds = 60.0  # how long known keys work while the key store does not answer
     limits: Limits = Limits()
 
 

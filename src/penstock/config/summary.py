@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from penstock.config.address import parse_listen
+from penstock.config.database import where
 from penstock.config.shapes import Config, Model, TargetConfig, Upstream
 
 
@@ -13,14 +14,14 @@ def summary(config: Config) -> str:
     server = config.server
     workers = "1 worker" if server.workers == 1 else f"{server.workers} workers"
     scheme = "https" if server.tls_cert else "http"
-    where = [
+    places = [
         ("Clients", f"{_url(server.listen, scheme)} ({workers})"),
         ("Control plane", _url(server.admin_listen, "http")),
-        ("State", f"{server.data_dir} ({server.store})"),
+        ("State", f"{server.data_dir} ({where(server.store)})"),
     ]
     models = [row for name, model in config.models.items() for row in _model(name, model)]
     providers = [(name, _provider(upstream)) for name, upstream in config.providers.items()]
-    parts = (where, [("Model", "answered by"), *models], [("Provider", "type"), *providers])
+    parts = (places, [("Model", "answered by"), *models], [("Provider", "type"), *providers])
     return "\n\n".join(_columns(part) for part in parts)
 
 

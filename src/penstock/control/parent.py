@@ -40,7 +40,8 @@ from penstock.engine.process import UnusableDirectory
 from penstock.engine.spec import EngineSpec
 from penstock.link import KeyAnswer, KeyLookup, SeriesValue
 from penstock.providers.llama import LlamaSettings, model_file
-from penstock.stores.base import Keys, StoreUnavailable
+from penstock.providers.secrets import Secret
+from penstock.stores.base import Access, StoreUnavailable
 
 STORES = "penstock.stores.sql"
 ADMIN = "penstock.control.admin"
@@ -59,7 +60,7 @@ class Stores(Protocol):
     """All stores of one database, as `penstock.stores.sql` opens them."""
 
     @property
-    def keys(self) -> Keys: ...
+    def access(self) -> Access: ...
 
     async def close(self) -> None: ...
 
@@ -119,7 +120,12 @@ class Parent:
         self._reloader = Reloader(file, config, self._apply)
         self._reloading: asyncio.Task[None] | None = None
         self._metrics = Metrics()
-        self._lookups = keys.Lookups(self._environment_key, self._keys_changed, lambda _ok: self._tell_health())
+        self._lookups = keys.Lookups(
+            self._environment_key,
+            self._keys_changed,
+            lambda _ok: self._tell_health(),
+            config.server.auth_stale_max,
+        )
         self._workers: workers.Workers | None = None
         self._running: asyncio.Task[None] | None = None
         self._stores: Stores | None = None
@@ -182,8 +188,8 @@ class Parent:
         """Bring up what needs heavy imports, then greet."""
         assert self._workers is not None
         sql = await asyncio.to_thread(_load, STORES)
-        self._stores = stores = await sql.open_stores(self._config.server.store, directory)
-        await self._lookups.open(stores.keys)
+        self._stores = stores = await sql.open_stores(_store(self._config.server.store), directory)
+        await self._lookups.open(stores.access)
         self._tell_health()
         self._start(self._lookups.poll())
         self._start(self._serve_admin(await asyncio.to_thread(_load, ADMIN), directory))
@@ -192,7 +198,7 @@ class Parent:
                 await asyncio.shield(self._workers.ready)
         except TimeoutError:
             raise workers.StartFailed(f"the workers were not ready within {READY_LIMIT:.0f} s") from None
-        first, line = await self._first_key(stores.keys, directory)
+        first, line = await self._first_key(stores.access, directory)
         edge, control = self._listeners
         place = greeting.Place(edge.bound, control.bound, line, first)
         print(greeting.greeting(self._config, self._source, place), file=sys.stderr, flush=True)
@@ -210,21 +216,21 @@ class Parent:
         served: Coroutine[Any, Any, None] = admin.serve(app, control.sockets, self._admin_stop)
         return served
 
-    async def _first_key(self, store: Keys, directory: Path) -> tuple[str | None, str]:
+    async def _first_key(self, store: Access, directory: Path) -> tuple[str | None, str]:
         """Make the first key if there never was one. The key where it may be shown, and what to say of keys."""
         if self._environment_key is not None or await store.generation() != 0:
             return None, greeting.key_line(self._environment_key is not None)
         key = keys.generate()
-        new = keys.new_key(key, "first", ())
+        new = keys.new_key(key, "first")
         if sys.stderr.isatty():
-            if await store.create_first(new) is None:
+            if await store.create_first_key(new) is None:
                 return None, greeting.key_line(False)
             return key, greeting.first_key_line(key)
         # the file exists before the key does, so that no key is made that nobody can read
         path = directory / FIRST_KEY
         staged = data_dir.stage(path, key)
         try:
-            if await store.create_first(new) is None:
+            if await store.create_first_key(new) is None:
                 return None, greeting.key_line(False)
             staged.replace(path)
         finally:
@@ -278,6 +284,7 @@ class Parent:
         except UnusableDirectory as error:
             raise NotApplied([str(error)]) from error
         self._config = config
+        self._lookups.stale_max = config.server.auth_stale_max
         applied = await self._workers.reconfigure(config, self._engines.addresses, self._health(), APPLY_LIMIT)
         if unwanted:
             self._start(self._stop_engines(unwanted, applied.version))
@@ -345,6 +352,14 @@ def _spec(upstream: Upstream, workers: int) -> EngineSpec:
 def _load(name: str) -> ModuleType:
     """Import what is too slow to be waited for before the workers start."""
     return importlib.import_module(name)
+
+
+def _store(setting: str) -> str:
+    """What `server.store` says, or refers to."""
+    try:
+        return Secret(setting, "server.store").value
+    except ValueError as error:
+        raise StoreUnavailable(str(error)) from error
 
 
 def _environment_key(variable: str) -> str | None:

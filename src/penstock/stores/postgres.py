@@ -17,12 +17,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from penstock.config.database import where
 from penstock.stores.database import BUSY, CONNECTIONS, SETUP, Database
 
 STATEMENT = 10.0
@@ -38,7 +38,7 @@ class PostgresDatabase(Database):
     """The database at `url`."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(_engine(url, STATEMENT), place(url), (asyncpg.PostgresError, asyncpg.InterfaceError))
+        super().__init__(_engine(url, STATEMENT), where(url), (asyncpg.PostgresError, asyncpg.InterfaceError))
         self._url = url
 
     @asynccontextmanager
@@ -52,13 +52,6 @@ class PostgresDatabase(Database):
                     yield connection
         finally:
             await engine.dispose()
-
-
-def place(url: str) -> str:
-    """Where the URL leads, without whom it names and how they prove it."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2] or parse_qs(parts.query).get("host", ["localhost"])[0]
-    return f"PostgreSQL at {unquote(host)}, database {unquote(parts.path.lstrip('/')) or 'by default'}"
 
 
 def _engine(url: str, statement: float | None) -> AsyncEngine:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from penstock.stores.database import Database, open_database
 from penstock.stores.postgreswriter import PostgresWriter
+from penstock.stores.sqlaccess import SqlAccess
 from penstock.stores.sqlite import SqliteDatabase
 from penstock.stores.sqlitewriter import SqliteWriter
-from penstock.stores.sqlkeys import SqlKeys
 from penstock.stores.sqlledger import SqlLedger
 
 
@@ -19,9 +19,9 @@ class Stores:
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self.database = database
-        self.keys = SqlKeys(database, clock)
         writer = SqliteWriter(database) if isinstance(database, SqliteDatabase) else PostgresWriter(database)
         self.ledger = SqlLedger(database, writer, clock)
+        self.access = SqlAccess(database, clock)
 
     async def close(self) -> None:
         """Close the database; no call to any of the stores may follow."""

@@ -19,6 +19,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -29,6 +30,8 @@ from penstock.stores.base import StoreUnavailable
 from penstock.stores.database import BUSY, CONNECTIONS, SETUP, Database
 
 FILE = "penstock.db"
+
+_rolling: set[asyncio.Future[None]] = set()
 
 
 def connect(_store: str, directory: Path) -> Database:
@@ -99,12 +102,29 @@ def _engine(path: Path) -> AsyncEngine:
     )
     sa.event.listen(engine.sync_engine, "connect", _on_connect)
     sa.event.listen(engine.sync_engine, "begin", _on_begin)
+    sa.event.listen(engine.sync_engine, "invalidate", _on_invalidate)
     return engine
 
 
 def _on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
     # the driver shall begin no transaction of its own: it would begin late, and not around a change of schema
     connection.isolation_level = None
+
+
+def _on_invalidate(connection: Any, _entry: ConnectionPoolEntry, _error: BaseException | None) -> None:
+    """Roll back what a cancelled call leaves, before the connection is closed: a statement of it that is not finished, and
+    that whoever looks at the cancellation's traceback keeps, would otherwise keep the write lock."""
+    rolling = asyncio.ensure_future(
+        connection.driver_connection.rollback()
+    )  # goes to the driver's thread before the close
+    _rolling.add(rolling)
+    rolling.add_done_callback(_rolled)
+
+
+def _rolled(rolling: asyncio.Future[None]) -> None:
+    _rolling.discard(rolling)
+    if not rolling.cancelled():
+        rolling.exception()  # looked at: the close says the same, and is heard
 
 
 def _on_begin(connection: sa.Connection) -> None:

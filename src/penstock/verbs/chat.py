@@ -206,7 +206,7 @@ def _key(file: Path | None, data_dir: str | None) -> str:
         else:
             key, source = os.environ.get("PENSTOCK_API_KEY"), "PENSTOCK_API_KEY"
             if not key:
-                path = state.directory(data_dir) / FIRST_KEY
+                path = state.directory(data_dir, state.file()) / FIRST_KEY
                 key, source = read_secret(path), str(path)
     except DataDirError as error:
         raise click.ClickException(f"{error}. Fix: {KEY_FIX}.") from None

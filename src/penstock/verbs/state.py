@@ -15,26 +15,31 @@ from penstock.config import Server
 option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--data-dir",
     metavar="DIR",
-    help="The server's data directory. Default: PENSTOCK_DATA_DIR, or what the file that PENSTOCK_CONFIG names says, "
+    help="The server's data directory. Default: PENSTOCK_DATA_DIR, or what the configuration says, "
     f"or {Server().data_dir}.",
 )
 
 
-def directory(given: str | None) -> Path:
+def file(given: Path | None = None) -> Path | None:
+    """The configuration: the one that is given, or that PENSTOCK_CONFIG names."""
+    return given or (Path(os.environ["PENSTOCK_CONFIG"]) if os.environ.get("PENSTOCK_CONFIG") else None)
+
+
+def directory(given: str | None, config: Path | None) -> Path:
     """The data directory; it need not exist."""
-    return Path(given or os.environ.get("PENSTOCK_DATA_DIR") or _configured() or Server().data_dir).expanduser()
+    found = given or os.environ.get("PENSTOCK_DATA_DIR") or configured(config, "data_dir") or Server().data_dir
+    return Path(found).expanduser()
 
 
-def _configured() -> str | None:
-    """What the configuration says. The rest of it is not checked: its secrets may be the server's alone to see."""
-    path = os.environ.get("PENSTOCK_CONFIG")
-    if not path:
+def configured(config: Path | None, setting: str) -> str | None:
+    """What [server] says. The rest is not checked: its secrets may be the server's alone to see."""
+    if config is None:
         return None
     try:
-        server = tomllib.loads(Path(path).read_text(encoding="utf-8")).get("server")
+        server = tomllib.loads(config.read_text(encoding="utf-8")).get("server")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        message = f"cannot read {path}, which PENSTOCK_CONFIG names: {reason}. Give --data-dir, or correct it."
+        message = f"cannot read {config}, the configuration: {reason}. Give another --config, or correct it."
         raise click.ClickException(message) from error
-    found = server.get("data_dir") if isinstance(server, dict) else None
+    found = server.get(setting) if isinstance(server, dict) else None
     return found if isinstance(found, str) else None

@@ -1,17 +1,29 @@
 """What stores do, whatever holds the state: one module of protocols and their values for each kind of store."""
 
+from penstock.stores.base.access import Access as Access
+from penstock.stores.base.access import Known as Known
+from penstock.stores.base.access import LimitNotFound as LimitNotFound
+from penstock.stores.base.access import given as given
+from penstock.stores.base.failure import StoreUnavailable as StoreUnavailable
 from penstock.stores.base.keys import AmbiguousName as AmbiguousName
+from penstock.stores.base.keys import KeyChange as KeyChange
 from penstock.stores.base.keys import KeyExists as KeyExists
 from penstock.stores.base.keys import KeyNotFound as KeyNotFound
 from penstock.stores.base.keys import KeyRecord as KeyRecord
-from penstock.stores.base.keys import Keys as Keys
+from penstock.stores.base.keys import KeyRevoked as KeyRevoked
 from penstock.stores.base.keys import NewKey as NewKey
-from penstock.stores.base.keys import StoreUnavailable as StoreUnavailable
-from penstock.stores.base.keys import choose as choose
+from penstock.stores.base.keys import choose_key as choose_key
 from penstock.stores.base.ledger import AttemptRow as AttemptRow
 from penstock.stores.base.ledger import LedgerWriter as LedgerWriter
 from penstock.stores.base.ledger import Mark as Mark
 from penstock.stores.base.ledger import RequestRow as RequestRow
+from penstock.stores.base.projects import NewProject as NewProject
+from penstock.stores.base.projects import ProjectArchived as ProjectArchived
+from penstock.stores.base.projects import ProjectChange as ProjectChange
+from penstock.stores.base.projects import ProjectExists as ProjectExists
+from penstock.stores.base.projects import ProjectNotFound as ProjectNotFound
+from penstock.stores.base.projects import ProjectRecord as ProjectRecord
+from penstock.stores.base.projects import choose_project as choose_project
 from penstock.stores.base.usage import Dimension as Dimension
 from penstock.stores.base.usage import Ledger as Ledger
 from penstock.stores.base.usage import RowQuery as RowQuery

@@ -1,18 +1,11 @@
-"""What a store of keys does, whatever holds it; `tests/stores` runs one suite over every implementation.
-
-A store keeps digests, never keys. Beside them it keeps one number, the generation, which every change moves
-in the same transaction: whoever polls it knows within one poll that what it cached may be wrong.
-"""
+"""What is kept of API keys, digests and never keys: values, and what may be wrong with one that somebody names."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
 
 import msgspec
-
-
-class StoreUnavailable(Exception):
-    """The store cannot answer now, or cannot be used at all; the message says why and what to do."""
+from msgspec import UNSET, UnsetType
 
 
 class KeyExists(Exception):
@@ -21,6 +14,10 @@ class KeyExists(Exception):
 
 class KeyNotFound(Exception):
     """No key has this id or name."""
+
+
+class KeyRevoked(Exception):
+    """What was to be changed is a revoked key, which never works again; its id."""
 
 
 class AmbiguousName(Exception):
@@ -33,9 +30,10 @@ class AmbiguousName(Exception):
 
 
 class KeyRecord(msgspec.Struct, frozen=True):
-    """What is kept of a key. `models`: names and ``prefix*`` patterns, empty for all; times in Unix seconds.
+    """What is kept of a key. `models`: names and ``prefix*`` patterns, empty for all; `endpoints` likewise, by the
+    names of `types.ENDPOINTS`. Times in Unix seconds; `weight` is its share of what several keys wait for.
 
-    `hint` is enough of the key to tell it from others and too little to use it.
+    `hint` is enough of the key to tell it from others and too little to use it. `project_id` is empty for none.
     """
 
     id: str
@@ -44,55 +42,43 @@ class KeyRecord(msgspec.Struct, frozen=True):
     hint: str
     created_at: float
     revoked_at: float | None = None
+    project_id: str = ""
+    endpoints: tuple[str, ...] = ()
+    expires_at: float | None = None
+    weight: float = 1.0
+    metadata: dict[str, str] = {}
 
 
 class NewKey(msgspec.Struct, frozen=True):
-    """What a caller gives to keep a key; `digest` is the SHA-256 of the key's bytes."""
+    """What a caller gives to keep a key; `digest` is the SHA-256 of the key's bytes, the rest as in KeyRecord."""
 
     id: str
     name: str
     models: tuple[str, ...]
     hint: str
     digest: bytes
+    project_id: str = ""
+    endpoints: tuple[str, ...] = ()
+    expires_at: float | None = None
+    weight: float = 1.0
+    metadata: dict[str, str] = {}
 
 
-class Keys(Protocol):
-    """Keys by digest. Every method may raise StoreUnavailable, and has then changed nothing or all it says.
+class KeyChange(msgspec.Struct, frozen=True):
+    """What becomes different of a key: the fields that are set."""
 
-    A cancelled call leaves the store whole: its change is either there entirely or not at all.
-    """
-
-    async def create(self, key: NewKey) -> KeyRecord:
-        """Keep `key` and move the generation, atomically; raises KeyExists. Names may repeat, digests never."""
-        ...
-
-    async def create_first(self, key: NewKey) -> KeyRecord | None:
-        """As `create` if the store never held a key, else None: of several callers at once one succeeds."""
-        ...
-
-    async def list(self) -> tuple[KeyRecord, ...]:
-        """Every key, revoked ones too, oldest first."""
-        ...
-
-    async def revoke(self, id_or_name: str) -> KeyRecord:
-        """Revoke one key and move the generation, atomically. Idempotent: a revoked key keeps its time.
-
-        An id wins over a name. Of the keys with a name, those that work count; raises AmbiguousName when these
-        are several, and KeyNotFound.
-        """
-        ...
-
-    async def lookup(self, digest: bytes) -> KeyRecord | None:
-        """The key that has this digest and works."""
-        ...
-
-    async def generation(self) -> int:
-        """Moved by every change since, whichever process made it; compare for equality only."""
-        ...
+    name: str | UnsetType = UNSET
+    models: tuple[str, ...] | UnsetType = UNSET
+    project_id: str | UnsetType = UNSET
+    endpoints: tuple[str, ...] | UnsetType = UNSET
+    expires_at: float | UnsetType | None = UNSET
+    weight: float | UnsetType = UNSET
+    metadata: dict[str, str] | UnsetType = UNSET
 
 
-def choose(candidates: tuple[KeyRecord, ...], id_or_name: str) -> KeyRecord:
-    """The key that `revoke` means, of those whose id or name matches."""
+def choose_key(candidates: Sequence[KeyRecord], id_or_name: str) -> KeyRecord:
+    """The key that is meant, of those whose id or name matches, oldest first: an id wins over a name, a key that works
+    over revoked ones. Raises AmbiguousName where several work, and KeyNotFound."""
     for record in candidates:
         if record.id == id_or_name:
             return record
