@@ -152,7 +152,7 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 class Record(msgspec.Struct, frozen=True):
     """All that is kept of one request: it feeds the access line and the metrics, and holds no key and no prompt.
 
-    `ended` says what ended it: ok, refused, failed, hangup, cut (an in-band error) or drained.
+    `ended` says what ended it: ok, refused, failed, hangup, cut (an in-band error), drained or revoked.
     `first_event_ms` is None when nothing was sent; `started_at` is in Unix seconds. `endpoint` is "chat.completions",
     "completions", "embeddings" or "responses", and empty where no upstream was to be asked.
     `skipped`: the targets that were not considered; `stopped`: why, after a failure, no other attempt was made.

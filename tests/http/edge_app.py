@@ -100,11 +100,11 @@ class EchoApp:
         try:
             await self._answer(request)
         except asyncio.CancelledError:
-            how = "drained" if request.drained else "hangup"
-            if request.drained and request.started:
+            how = "drained" if request.stopped else "hangup"
+            if request.stopped and request.started:
                 request.keep_alive = False
                 request.end(b"cut short")
-            elif request.drained:
+            elif request.stopped:
                 request.respond(503, b"", b"cut short")
         finally:
             self.ended.append((request.path, how))

@@ -4,6 +4,8 @@ Only digests are kept and compared, so neither a memory dump nor timing tells a 
 unknown keys alike and is emptied whole when the parent says that keys changed: a revoked key stops, and a new one
 works, as soon as that message arrives. An answer that was on its way when keys changed is used but not kept.
 
+A key that expires is refused from that moment on, whatever is cached.
+
 An address that sends many bad keys is answered 429 without a lookup for the rest of its minute. A key that is known,
 or was before keys changed, passes all the same: others behind that address are not locked out. A missing or malformed
 key is not a guess, costs no lookup, and does not count.
@@ -14,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
+import time
 from collections.abc import Awaitable, Callable
 
 from penstock.errors import AuthenticationFailed, Overloaded, RateLimited
@@ -30,15 +33,25 @@ _CHALLENGE = ((b"WWW-Authenticate", b"Bearer"),)
 
 
 class Auth:
-    """Keys as one worker knows them. `on_failure` is told the reason: missing, malformed, unknown or throttled."""
+    """Keys as one worker knows them. `on_failure` is told why: missing, malformed, unknown, expired or throttled.
+
+    `expiring`: whether a key is cached that will expire.
+    """
 
     def __init__(
-        self, lookup: Lookup, clock: Callable[[], float], failures_per_minute: int, on_failure: Callable[[str], None]
+        self,
+        lookup: Lookup,
+        clock: Callable[[], float],
+        failures_per_minute: int,
+        on_failure: Callable[[str], None],
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._lookup = lookup
         self._clock = clock
         self.failures_per_minute = failures_per_minute
         self._on_failure = on_failure
+        self._wall_clock = wall_clock
+        self.expiring = False
         self._cache: dict[bytes, tuple[bytes, Principal | None]] = {}
         self._once_known: set[bytes] = set()  # digests of keys that were good before keys changed
         self._epoch = 0
@@ -65,7 +78,25 @@ class Auth:
         known, principal = entry
         if principal is None or not hmac.compare_digest(known, digest):
             raise self._unknown(token, address)
+        if principal.expires_at is not None:
+            self._check_expiry(principal.expires_at)
         return principal
+
+    async def works(self, authorization: bytes) -> bool:
+        """Whether a key that was good when its request began still is; taken for granted while nobody can say."""
+        digest = hashlib.sha256(self._token(authorization)).digest()
+        entry = self._cache.get(digest)
+        if entry is not None:
+            return entry[1] is not None
+        answer = await self._look_up(digest)
+        return answer.principal is not None or not answer.available
+
+    def _check_expiry(self, expires_at: float) -> None:
+        if expires_at <= self._wall_clock():
+            self._on_failure("expired")
+            raise AuthenticationFailed(
+                "This API key has expired. Ask whoever runs this gateway for a new one.", headers=_CHALLENGE
+            )
 
     def _token(self, authorization: bytes | None) -> bytes:
         if authorization is None:
@@ -84,20 +115,29 @@ class Auth:
         return token
 
     async def _ask(self, digest: bytes, token: bytes, address: str) -> Principal:
-        epoch = self._epoch
-        answer = await self._lookup(digest)
+        answer = await self._look_up(digest)
         if not answer.available:
             raise Overloaded(
                 "The key store does not answer, so the key could not be checked; try again shortly.",
                 headers=((b"Retry-After", b"1"),),
             )
-        if epoch == self._epoch:
+        if answer.principal is None:
+            raise self._unknown(token, address)
+        if answer.principal.expires_at is not None:
+            self._check_expiry(answer.principal.expires_at)
+        return answer.principal
+
+    async def _look_up(self, digest: bytes) -> KeyAnswer:
+        """The parent's answer, which is kept unless keys changed meanwhile."""
+        epoch = self._epoch
+        answer = await self._lookup(digest)
+        if answer.available and epoch == self._epoch:
             if len(self._cache) >= MAX_CACHED:
                 self._cache.clear()
             self._cache[digest] = (digest, answer.principal)
-        if answer.principal is None:
-            raise self._unknown(token, address)
-        return answer.principal
+            if answer.principal is not None and answer.principal.expires_at is not None:
+                self.expiring = True
+        return answer
 
     def _unknown(self, token: bytes, address: str) -> AuthenticationFailed:
         self._throttle(address)

@@ -12,7 +12,7 @@ import functools
 import time
 from collections.abc import Callable, Mapping
 
-from penstock.errors import Overloaded, Refusal
+from penstock.errors import AuthenticationFailed, PermissionDenied, Refusal
 from penstock.gateway import accounting
 from penstock.gateway.exchange import Exchange
 from penstock.gateway.refusals import blamed
@@ -61,6 +61,8 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
         said = request.headers.get(b"x-stainless-read-timeout") or request.headers.get(b"x-stainless-timeout")
         if said is not None:
             exchange.patience = exchange.started + _seconds(said)
+        if principal.endpoints and exchange.endpoint not in principal.endpoints:
+            raise PermissionDenied(f"This API key may not use {exchange.endpoint}; ask whoever runs this gateway.")
         asked = decode(request.body)
         exchange.stream = asked.stream
         plan = gateway.routes.plan(asked, principal, gateway.down, gateway.upstreams.lanes)
@@ -80,10 +82,9 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
     except Refusal as refusal:
         _give_up(request, exchange, relay, refuse, refusal)
     except asyncio.CancelledError:
-        if request.drained:
-            exchange.ended = "drained"
-            message = "The server shut down before the answer was complete."
-            _give_up(request, exchange, relay, refuse, Overloaded(message, code="server_shutting_down"))
+        if request.stopped is not None:
+            exchange.ended = "revoked" if isinstance(request.stopped, AuthenticationFailed) else "drained"
+            _give_up(request, exchange, relay, refuse, request.stopped)
         else:
             exchange.ended = "hangup"
             if not request.started:
@@ -114,11 +115,11 @@ def _give_up(request: Request, exchange: Exchange, relay: Relay, refuse: Refuse,
     """Tell the client in the form that is still open: an error answer, or an error in the stream."""
     exchange.code = refusal.code
     if request.started:
-        if not request.drained:
+        if request.stopped is None:
             exchange.ended = "cut"
         relay.refuse(refusal)
     else:
-        if not request.drained:
+        if request.stopped is None:
             exchange.ended = blamed(refusal)
         exchange.status = refusal.status
         refuse(request, refusal)

@@ -31,6 +31,7 @@ from penstock.gateway.api import Api
 from penstock.gateway.auth import Auth
 from penstock.gateway.complete import Gateway
 from penstock.gateway.relay import Heartbeats
+from penstock.gateway.revocation import Revocation
 from penstock.gateway.routing import Routes
 from penstock.gateway.telemetry import AccessLog, Metrics, Telemetry, log
 from penstock.gateway.upstream import Entry, Lanes, Prober, Upstreams
@@ -79,6 +80,7 @@ class Worker:
         self._auth: Auth | None = None
         self._api: Api | None = None
         self._server: Server | None = None
+        self._revocation: Revocation | None = None
         self._now: Generation | None = None  # by which requests begin
         self._older: list[Generation] = []  # by which some still go
         self._entries: set[Entry] = set()  # of all of them
@@ -98,8 +100,9 @@ class Worker:
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message)
             case link.KeysChanged():
-                if self._auth is not None:
+                if self._auth is not None and self._revocation is not None:
                     self._auth.forget()
+                    self._revocation.keys_changed()
             case link.Health():
                 self._health = message
                 self._apply_health()
@@ -227,6 +230,7 @@ class Worker:
         self._auth, self._api = auth, api
         self._apply_health()
         self._server = server = Server(api, config.server.limits)
+        self._revocation = revocation = Revocation(server.requests, auth.works, time.time)
         if self._early is not None:
             self._reconfigure(self._early)
         tls = Certificate(config) if config.server.tls_cert is not None else None
@@ -251,6 +255,7 @@ class Worker:
         for task in (sweeping, reading, draining, gone):
             task.cancel()
         prober.close()
+        revocation.close()
         for entry in self._entries:
             entry.pool.close()
         self._send_snapshot(0)
@@ -284,6 +289,8 @@ class Worker:
             for entry in self._entries:
                 entry.provider.refresh()
             prober.sweep(self._now.gateway.upstreams.lanes)
+            if self._auth is not None and self._auth.expiring and self._revocation is not None:
+                self._revocation.end_expired()
             if tls is not None:
                 tls.refresh()
 

@@ -37,7 +37,6 @@ from penstock.http import rules
 PIPELINE_BYTES = 64 * 1024
 LINGER_SECONDS = 2.0
 NEVER = float("inf")
-SHUTTING_DOWN = "The server is shutting down; try again."
 
 _IDLE, _HEAD, _BODY, _BUSY, _LINGER = range(5)
 _STATUS = {
@@ -54,7 +53,7 @@ class App(Protocol):
 
     async def answer(self, request: Request) -> None:
         """Answer a whole request: `respond`, or `start`, `write` and `end`. Cancelled when the client hangs up
-        (`request.hung_up`) or the drain limit has passed (`request.drained`); it must end the answer even so."""
+        (`request.hung_up`) or it was stopped (`request.stopped` says why); it must end the answer even so."""
         ...
 
     def refuse(self, request: Request | None, refusal: Refusal) -> tuple[bytes, bytes]:
@@ -81,7 +80,6 @@ class Request:
     body = b""
     chunked = False
     context: object = None
-    drained = False
     expects_continue = False
     flow: Flow | None = None
     http_1_0 = False
@@ -90,6 +88,7 @@ class Request:
     pending: asyncio.Future[object] | None = None
     refusal: Refusal | None = None
     started = False
+    stopped: Refusal | None = None
     task: asyncio.Task[None] | None = None
 
     def __init__(self, connection: Connection, method: bytes, path: bytes, query: bytes) -> None:
@@ -114,18 +113,22 @@ class Request:
             self.pending.cancel()
             self.pending = None
 
+    def stop(self, why: Refusal) -> None:
+        """End its answer now, or do not begin one, and say `why`."""
+        if self.task is None:
+            self.refusal = why
+        elif self.stopped is None:
+            self.stopped = why
+            self.task.cancel()
+
     def respond(self, status: int, headers: bytes, body: bytes) -> None:
         """The whole answer at once. `headers`: encoded lines, each ending in CRLF, without length and framing."""
         connection = self.connection
         self.started = True
         if not self.hung_up:
-            connection.transport.write(
-                b"%s%s%sContent-Length: %d\r\n\r\n%s"
-                % (_STATUS[status], connection.persistence(self), headers, len(body), body)
-                if self.method != b"HEAD"
-                else b"%s%s%sContent-Length: %d\r\n\r\n"
-                % (_STATUS[status], connection.persistence(self), headers, len(body))
-            )
+            head = _STATUS[status], connection.persistence(self), headers, len(body)
+            sent = body if self.method != b"HEAD" else b""
+            connection.transport.write(b"%s%s%sContent-Length: %d\r\n\r\n%s" % (*head, sent))
         connection.finished(self)
 
     def start(self, status: int, headers: bytes, data: bytes) -> None:
@@ -341,7 +344,7 @@ class Connection:
         self.body_size = 0
         self._check_head(request)
         if self.edge.draining:
-            raise rules.overloaded(SHUTTING_DOWN)
+            raise rules.overloaded(rules.SHUTTING_DOWN)
         admission = self.edge.app.admit(request)
         if admission is not None:
             request.pending = asyncio.ensure_future(admission)
@@ -586,14 +589,12 @@ class Connection:
     def cut_short(self) -> None:
         """The drain limit has passed: end the answer in flight, refuse what has not got so far."""
         if self.active is not None:
-            if self.active.task is not None:
-                self.active.drained = True
-                self.active.task.cancel()
+            self.active.stop(rules.shut_down())
         elif self.closing:
             return  # its last answer is on its way
         elif self.queue or self.receiving is not None:
             self._forget_waiting()
-            self._refuse(rules.overloaded(SHUTTING_DOWN))
+            self._refuse(rules.overloaded(rules.SHUTTING_DOWN))
             self._advance()
         else:
             self.transport.close()

@@ -26,6 +26,7 @@ from penstock.errors import (
 )
 
 MAX_LENGTH_DIGITS = 20
+SHUTTING_DOWN = "The server is shutting down; try again."
 GZIP = 31  # zlib's wbits for a gzip stream and nothing else
 
 
@@ -83,6 +84,11 @@ def absolute_path(method: bytes, url: bytes) -> bytes:
 
 def overloaded(message: str) -> Overloaded:
     return Overloaded(message, headers=((b"Retry-After", b"1"),))
+
+
+def shut_down() -> Overloaded:
+    """What ends an answer in flight when a drain takes too long."""
+    return Overloaded("The server shut down before the answer was complete.", code="server_shutting_down")
 
 
 def refusal_of(admission: asyncio.Future[object]) -> Refusal | None:

@@ -11,11 +11,11 @@ import email.utils
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 from penstock.config import Limits
-from penstock.http.connection import LINGER_SECONDS, App, Connection, Edge
+from penstock.http.connection import LINGER_SECONDS, App, Connection, Edge, Request
 
 SWEEP = 0.1
 
@@ -42,6 +42,11 @@ class Server:
                 ssl_handshake_timeout=self.edge.limits.header_timeout if tls is not None else None,
             )
         )
+
+    def requests(self) -> Iterator[Request]:
+        """Those in hand: being answered, whole and waiting their turn, or with their head read."""
+        for connection in list(self.edge.connections):
+            yield from (one for one in (connection.active, *connection.queue, connection.receiving) if one is not None)
 
     def _sweep(self) -> None:
         self.edge.now = now = self._loop.time()
