@@ -112,8 +112,8 @@ def _on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> Non
 
 
 def _on_invalidate(connection: Any, _entry: ConnectionPoolEntry, _error: BaseException | None) -> None:
-    """Roll back what a cancelled call leaves, before the connection is closed: a statement of it that is not finished, and
-    that whoever looks at the cancellation's traceback keeps, would otherwise keep the write lock."""
+    """Roll back what a cancelled call leaves, before the connection is closed: a statement of it that is not finished,
+    and that whoever looks at the cancellation's traceback keeps, would otherwise keep the write lock."""
     rolling = asyncio.ensure_future(
         connection.driver_connection.rollback()
     )  # goes to the driver's thread before the close
