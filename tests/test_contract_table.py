@@ -30,7 +30,7 @@ SECTIONS = {
     "M": 6,
     "N": 8,
 }
-LATER = "KLM"  # sections of what is not built yet: limits of keys, stored completions, batches
+LATER = "KM"  # sections of what is not built yet: limits of keys, batches
 IDS = [f"{section}{number:02}" for section, count in SECTIONS.items() for number in range(1, count + 1)]
 
 ROW = re.compile(r"^\| ([A-Z]\d\d) \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
@@ -88,13 +88,13 @@ def test_a_row_without_either_is_noticed() -> None:
     here = "`tests/test_contract_table.py::test_a_row_without_either_is_noticed`"
     assert complaint(Row("A01", "what", "S/M", here)) is None
     assert complaint(Row("A01", "what", "P", "decided: [one](decisions/0001-record-decisions.md)")) is None
-    assert complaint(Row("L01", "what", "M", "later: it needs a store")) is None
+    assert complaint(Row("M01", "what", "M", "later: it needs a store")) is None
     assert (
         complaint(Row("A01", "what", "M", "later: when we like")) == "neither a test nor a reason: later: when we like"
     )
     assert complaint(Row("A01", "what", "X", here)) == "no such level: X"
     assert complaint(Row("A01", "what", "M", "by hand")) == "neither a test nor a reason: by hand"
-    assert complaint(Row("L01", "what", "M", "later: ")) == "neither a test nor a reason: later:"
+    assert complaint(Row("M01", "what", "M", "later: ")) == "neither a test nor a reason: later:"
     assert complaint(Row("A01", "what", "M", "`tests/test_nowhere.py::test_x`")) == (
         "no such test: tests/test_nowhere.py::test_x"
     )

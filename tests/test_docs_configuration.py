@@ -11,7 +11,18 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from penstock.config import Breaker, Deadlines, Limits, Model, Retries, Server, TargetConfig, Upstream, load
+from penstock.config import (
+    AnswersConfig,
+    Breaker,
+    Deadlines,
+    Limits,
+    Model,
+    Retries,
+    Server,
+    TargetConfig,
+    Upstream,
+    load,
+)
 from penstock.providers.registry import SETTINGS
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +38,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`targets`": TargetConfig,
     "`[retries]`": Retries,
     "`[breaker]`": Breaker,
+    "`[answers]`": AnswersConfig,
 }
 NOT_SETTINGS = ("name", "settings")  # of an Upstream: they come from the table's own name and from its type
 

@@ -6,6 +6,7 @@ Refusal                      an answer in OpenAI's error envelope; never a 5xx f
 |  |- ModelNotFound    404   model_not_found
 |  |- MethodNotAllowed 405   carries Allow
 |  |- RequestTimeout   408   the sender dribbles
+|  |- Conflict         409   another request with this idempotency key is, or was, in its way
 |  |- BodyTooLarge     413
 |  |- UnsupportedMedia 415
 |  '- HeadTooLarge     431
@@ -83,6 +84,12 @@ class RequestTimeout(InvalidRequest):
 
     status = 408
     default_code = "request_timeout"
+
+
+class Conflict(InvalidRequest):
+    """Another request with the same idempotency key is in its way."""
+
+    status = 409
 
 
 class BodyTooLarge(InvalidRequest):

@@ -15,7 +15,7 @@ from typing import cast
 import msgspec
 
 from penstock.config import Config
-from penstock.types import EngineAddress, Principal
+from penstock.types import EngineAddress, KeptAnswer, Page, Principal, Replay, Run
 
 MAX_FRAME = 16 * 1024 * 1024
 
@@ -57,6 +57,8 @@ METRICS = (
     Metric("penstock_rescues_total", "counter", "Answers that broke off where rescue is on.", ("model", "outcome")),
     Metric("penstock_breaker_open", "gauge", "Workers in which a target is left alone.", ("provider", "model")),
     Metric("penstock_auth_failures_total", "counter", "Requests refused for their key.", ("reason",)),
+    Metric("penstock_kept_answers_total", "counter", "Chat completions that were to be kept.", ("outcome",)),
+    Metric("penstock_idempotent_requests_total", "counter", "Requests with an Idempotency-Key.", ("outcome",)),
     Metric("penstock_config_reloads_total", "counter", "Readings of a changed configuration.", ("outcome",)),
     Metric("penstock_config_last_reload_successful", "gauge", "Whether what the configuration file says is served."),
 )
@@ -157,6 +159,89 @@ class Snapshot(msgspec.Struct, frozen=True, tag=True):
     series: tuple[SeriesValue, ...]
 
 
+class KeepAnswer(msgspec.Struct, frozen=True, tag=True):
+    """Worker: keep this chat completion; nothing is answered. `body` is the object, `messages` are the request's, as
+    JSON."""
+
+    scope: str
+    body: bytes
+    messages: bytes
+    metadata: dict[str, str]
+
+
+class FindAnswer(msgspec.Struct, frozen=True, tag=True):
+    """Worker: which answer has this id? It is found with its messages."""
+
+    ref: int
+    scope: str
+    id: str
+
+
+class ListAnswers(msgspec.Struct, frozen=True, tag=True):
+    """Worker: which answers are on this page?"""
+
+    ref: int
+    scope: str
+    page: Page
+
+
+class EditAnswer(msgspec.Struct, frozen=True, tag=True):
+    """Worker: replace the metadata of the answer of this id; it is found as it is then."""
+
+    ref: int
+    scope: str
+    id: str
+    metadata: dict[str, str]
+
+
+class DropAnswer(msgspec.Struct, frozen=True, tag=True):
+    """Worker: forget the answer of this id."""
+
+    ref: int
+    scope: str
+    id: str
+
+
+class AnswersFound(msgspec.Struct, frozen=True, tag=True):
+    """Parent: what was found. `there` is False where no answer has the id that was named; `more`: whether others
+    follow on other pages; `available` is False when the store cannot say."""
+
+    ref: int
+    answers: tuple[KeptAnswer, ...] = ()
+    more: bool = False
+    there: bool = True
+    available: bool = True
+
+
+class ClaimRun(msgspec.Struct, frozen=True, tag=True):
+    """Worker: may this request, which has an idempotency key, be run?"""
+
+    ref: int
+    run: Run
+
+
+class RunClaimed(msgspec.Struct, frozen=True, tag=True):
+    """Parent: what becomes of the request. `outcome`: claimed, where it is to be run, and finished or released; else
+    replayed, where `replay` is its answer, running, reused, gone or unavailable."""
+
+    ref: int
+    outcome: str
+    replay: Replay | None = None
+
+
+class FinishRun(msgspec.Struct, frozen=True, tag=True):
+    """Worker: the run has ended well; its answer is None where it is too large to be remembered."""
+
+    run: Run
+    replay: Replay | None
+
+
+class ReleaseRun(msgspec.Struct, frozen=True, tag=True):
+    """Worker: the run has come to nothing, or nobody waits for the claim any more."""
+
+    run: Run
+
+
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """Parent: stop accepting, let streams end within `limit` seconds, end the rest in an error, exit."""
 
@@ -175,8 +260,21 @@ Message = (
     | Settled
     | SnapshotRequest
     | Snapshot
+    | KeepAnswer
+    | FindAnswer
+    | ListAnswers
+    | EditAnswer
+    | DropAnswer
+    | AnswersFound
+    | ClaimRun
+    | RunClaimed
+    | FinishRun
+    | ReleaseRun
     | Drain
 )
+
+AnswersMessage = KeepAnswer | FindAnswer | ListAnswers | EditAnswer | DropAnswer
+RunsMessage = ClaimRun | FinishRun | ReleaseRun
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
@@ -204,6 +302,11 @@ class Channel(asyncio.Protocol):
         """Queue one message; dropped when the other end is gone, which `on_closed` reports."""
         if self._transport is not None:
             self._transport.write(encode(message))
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the other end has not taken yet."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data

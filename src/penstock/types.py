@@ -182,6 +182,50 @@ class Record(msgspec.Struct, frozen=True):
     rescue: str = ""
 
 
+class KeptAnswer(msgspec.Struct, frozen=True):
+    """A chat completion that is kept to be fetched: `body` is the object as JSON, `messages` what it answers.
+
+    `scope` says whose it is: nobody of another scope learns that it exists. `kept_at` is in Unix seconds.
+    """
+
+    scope: str
+    id: str
+    model: str
+    kept_at: float
+    metadata: dict[str, str]
+    body: bytes
+    messages: bytes = b""
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Which of the kept answers are asked for: at most `limit`, in the order in which they were kept or in the reverse,
+    those after the one of id `after`, of one model, and with all of this metadata."""
+
+    limit: int = 20
+    descending: bool = False
+    after: str = ""
+    model: str = ""
+    metadata: dict[str, str] = {}
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One run of a request that has an idempotency key. `id`: a digest of the caller and the key; `fingerprint`: of
+    what was asked; `claim`: this run's own name."""
+
+    id: bytes
+    fingerprint: bytes
+    claim: str
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """An answer as a repeat is given it: `head` are the header lines that it keeps, `request_id` is the first one's."""
+
+    request_id: str
+    stream: bool
+    head: bytes
+    body: bytes
+
+
 JSON = dict[str, Any]
 
 

@@ -36,7 +36,7 @@ class Told:
         return [pid for pid in children(os.getpid()) if pid not in self._others]
 
     def handlers(self) -> Handlers:
-        return Handlers(self._lookup, self._snapshot, self._gone)
+        return Handlers(self._lookup, self._snapshot, self._gone, self._answers, self._runs)
 
     def _lookup(self, question: link.KeyLookup, send: Callable[[link.KeyAnswer], None]) -> None:
         self.lookups.append(send)
@@ -45,6 +45,12 @@ class Told:
     def _snapshot(self, worker: int, snapshot: link.Snapshot) -> None:
         self.snapshots += [(worker, series.labels[0]) for series in snapshot.series]
         self.news.set()
+
+    def _answers(self, message: link.AnswersMessage, send: Callable[[link.AnswersFound], None]) -> None:
+        raise NotImplementedError  # no stand-in keeps anything
+
+    def _runs(self, worker: int, message: link.RunsMessage, send: Callable[[link.RunClaimed], None]) -> None:
+        raise NotImplementedError
 
     def _gone(self, worker: int) -> None:
         self.gone.append(worker)

@@ -173,10 +173,11 @@ def test_a_base_url_that_is_almost_right_is_told_what_it_ends_in(path: str, hint
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("PUT", "/v1/chat/completions", "POST"),
-        ("GET", "/v1/chat/completions", "POST"),
-        ("HEAD", "/v1/chat/completions", "POST"),
-        ("OPTIONS", "/v1/chat/completions", "POST"),
+        ("PUT", "/v1/chat/completions", "GET, HEAD, POST"),
+        ("OPTIONS", "/v1/chat/completions", "GET, HEAD, POST"),
+        ("PUT", "/v1/chat/completions/chatcmpl-1", "GET, HEAD, POST, DELETE"),
+        ("POST", "/v1/chat/completions/chatcmpl-1/messages", "GET, HEAD"),
+        ("GET", "/v1/embeddings", "POST"),
         ("POST", "/v1/models", "GET, HEAD"),
         ("DELETE", "/v1/models/gpt-5.4", "GET, HEAD"),
         ("POST", "/health", "GET, HEAD"),

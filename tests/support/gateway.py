@@ -17,20 +17,28 @@ from typing import Any
 import msgspec
 import uvloop
 
-from penstock.config import Breaker, Config, Model, Retries, TargetConfig, Upstream
+from penstock import link
+from penstock.config import AnswersConfig, Breaker, Config, Model, Retries, TargetConfig, Upstream
+from penstock.control.answers import KeptAnswers
+from penstock.control.runs import IdempotentRuns
 from penstock.gateway import heads
-from penstock.gateway.api import Api
+from penstock.gateway.api import Api, Kept
 from penstock.gateway.auth import Auth
 from penstock.gateway.complete import Gateway
+from penstock.gateway.idempotency import Idempotency
+from penstock.gateway.keeping import Keeper
+from penstock.gateway.questions import Questions
 from penstock.gateway.relay import Heartbeats
 from penstock.gateway.routing import Routes
+from penstock.gateway.stored import Stored
 from penstock.gateway.telemetry import Metrics, Telemetry
 from penstock.gateway.upstream import Entry, Lanes, Upstreams
 from penstock.http.client import SWEEP, Pool
 from penstock.http.server import Server
 from penstock.link import KeyAnswer
 from penstock.providers import registry
-from penstock.types import EngineAddress, Principal, Record
+from penstock.stores.memory_answers import MemoryAnswers, MemoryRuns
+from penstock.types import EngineAddress, Principal, Record, Run
 from support.raw import PATIENCE, Raw, raw_client
 
 KEY = "sk-the-callers-own-key-0123456789"
@@ -90,6 +98,33 @@ class Keys:
         return answer
 
 
+class Kin:
+    """The parent's side of what is kept, in memory; its messages take no time, but for the stores' own turns."""
+
+    def __init__(self, config: AnswersConfig) -> None:
+        self.answers = KeptAnswers(config)
+        self.runs = IdempotentRuns()
+        self.answers_store, self.runs_store = MemoryAnswers(), MemoryRuns()
+        self._found: Questions[link.AnswersFound] = Questions(self.send)
+        self._claimed: Questions[link.RunClaimed] = Questions(self.send)
+        self.kept = Kept(Stored(self._found.ask), Idempotency(self._claim, self.send))
+
+    def send(self, message: link.Message) -> bool:
+        """Take a message of the worker's."""
+        match message:
+            case link.KeepAnswer() | link.FindAnswer() | link.ListAnswers() | link.EditAnswer() | link.DropAnswer():
+                self.answers.receive(message, lambda found: self._found.answered(found.ref, found))
+            case link.ClaimRun() | link.FinishRun() | link.ReleaseRun():
+                self.runs.receive(0, message, lambda claimed: self._claimed.answered(claimed.ref, claimed))
+        return True
+
+    async def _claim(self, run: Run) -> link.RunClaimed | None:
+        return await self._claimed.ask(lambda ref: link.ClaimRun(ref, run))
+
+    async def run(self) -> None:
+        await asyncio.gather(self.answers.run(self.answers_store), self.runs.run(self.runs_store))
+
+
 class Recorder:
     """Keeps every record, and wakes those who wait for them."""
 
@@ -134,8 +169,11 @@ class Answered(msgspec.Struct, frozen=True):
 class Running:
     """A gateway that listens at `address`, and what a test looks into it by."""
 
-    def __init__(self, server: Server, api: Api, entries: dict[str, Entry], keys: Keys, recorder: Recorder) -> None:
+    def __init__(
+        self, server: Server, api: Api, entries: dict[str, Entry], keys: Keys, recorder: Recorder, kin: Kin
+    ) -> None:
         self.server = server
+        self.kin = kin
         self.api = api
         self.auth = api.auth
         self.telemetry = api.gateway.telemetry
@@ -250,22 +288,27 @@ async def gateway(
     lacks = {name: entry.provider.lacks for name, entry in entries.items()}
     routes = Routes({"*": to(providers[0].name)} if models is None else models, lacks)
     lanes = Lanes(entries, retries, breaker)
-    stages = Gateway(routes, Upstreams(lanes, retries, lambda: 0.0), telemetry, heartbeats)
+    kin = Kin((config or Config()).answers)
+    keeper = Keeper((config or Config()).answers, kin.send, telemetry.metrics.not_kept)
+    stages = Gateway(routes, Upstreams(lanes, retries, lambda: 0.0), telemetry, heartbeats, keeper)
     now = clock or asyncio.get_running_loop().time
     auth = Auth(lookup, now, server_config.auth_failures, telemetry.metrics.auth_failed)
-    api = Api(stages, auth, heads.RequestIds(wall_clock), server_config.trusted_proxies)
+    api = Api(stages, auth, heads.RequestIds(wall_clock), server_config.trusted_proxies, kin.kept)
     server = Server(api, server_config.limits, wall_clock)
-    running = Running(server, api, entries, lookup, recorder)
+    running = Running(server, api, entries, lookup, recorder, kin)
     sock = socket.create_server(("127.0.0.1", 0))
     running.address = ("127.0.0.1", sock.getsockname()[1])
     await server.listen(sock, None)
     sweeping = asyncio.create_task(_sweep(entries, heartbeats, telemetry))
+    keeping = asyncio.create_task(kin.run())
     try:
         yield running
         assert not sweeping.done()
+        assert not keeping.done()
     finally:
         await server.drain(0)
         sweeping.cancel()
+        keeping.cancel()
         for entry in entries.values():
             entry.pool.close()
 

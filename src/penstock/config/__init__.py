@@ -11,6 +11,7 @@ from penstock.config.changes import Changes, changes
 from penstock.config.problems import ConfigError, Problem
 from penstock.config.reading import default, load, override
 from penstock.config.shapes import (
+    AnswersConfig,
     Breaker,
     Config,
     Deadlines,
@@ -26,6 +27,7 @@ from penstock.config.summary import summary
 
 __all__ = [
     "Address",
+    "AnswersConfig",
     "Breaker",
     "Changes",
     "Config",

@@ -16,14 +16,14 @@ from penstock.config import files, routes, serving, upstreams
 from penstock.config.database import has_password
 from penstock.config.lines import Lines
 from penstock.config.problems import ConfigError, Problem
-from penstock.config.shapes import Breaker, Config, Model, Retries, Server, TargetConfig, Upstream
+from penstock.config.shapes import AnswersConfig, Breaker, Config, Model, Retries, Server, TargetConfig, Upstream
 from penstock.config.typed import Faults, build, keep, unknown
 
 MODEL: Final = "gpt-5.4"  # the name that every example asks for
 DEMO: Final = "penstock-demo"
 
 _FILE_BYTES = 1024 * 1024  # none is larger; what is, was meant for something else
-_TABLES = ("server", "providers", "models", "retries", "breaker")
+_TABLES = ("server", "providers", "models", "retries", "breaker", "answers")
 
 _S = TypeVar("_S", bound=msgspec.Struct)
 
@@ -50,6 +50,7 @@ def load(path: Path, env: Mapping[str, str], types: upstreams.Types) -> Config:
         faults.add(("models",), "no model is configured, so that nothing could be served", fix)
     retries = _settings("retries", Retries, table, faults)
     breaker = _settings("breaker", Breaker, table, faults)
+    answers = _settings("answers", AnswersConfig, table, faults)
     if faults.found or outside.found:
         raise ConfigError([*faults.found, *outside.found], str(path))
     config = Config(
@@ -58,6 +59,7 @@ def load(path: Path, env: Mapping[str, str], types: upstreams.Types) -> Config:
         models={name: model for name, model in models.items() if model is not None},
         retries=retries,
         breaker=breaker,
+        answers=answers,
     )
     _warn(config, path if public else None, faults)
     return msgspec.structs.replace(config, warnings=tuple(faults.warnings))

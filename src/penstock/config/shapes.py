@@ -141,6 +141,14 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     malformed_events: Literal["error", "skip"] = "error"
 
 
+class AnswersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which chat completions are kept to be fetched, and for how long."""
+
+    store: bool = True  # whether `store: true`, and projects that keep their content, are heeded
+    retention_days: Annotated[float, msgspec.Meta(gt=0, le=36_500)] = 30.0
+    max_bytes: Annotated[int, msgspec.Meta(ge=1024, le=7 * 1024 * 1024)] = 4 * 1024 * 1024  # answer and messages
+
+
 class Config(msgspec.Struct, frozen=True):
     """The whole of it, validated. `providers` and `models` by name; a model's name may end in ``*``.
 
@@ -152,4 +160,5 @@ class Config(msgspec.Struct, frozen=True):
     models: dict[str, Model] = {}
     retries: Retries = Retries()
     breaker: Breaker = Breaker()
+    answers: AnswersConfig = AnswersConfig()
     warnings: tuple[Problem, ...] = ()

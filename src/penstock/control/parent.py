@@ -31,9 +31,11 @@ import msgspec
 from penstock import data_dir, link
 from penstock.config import Config, Upstream
 from penstock.control import greeting, keys, workers
+from penstock.control.answers import KeptAnswers
 from penstock.control.engines import Engines, Running
 from penstock.control.metrics import Metrics
 from penstock.control.reloading import ConfigFile, NotApplied, Reloader
+from penstock.control.runs import IdempotentRuns
 from penstock.control.sockets import Listener, ListenError
 from penstock.control.terminal import Terminal
 from penstock.engine.process import UnusableDirectory
@@ -42,6 +44,8 @@ from penstock.link import KeyAnswer, KeyLookup, SeriesValue
 from penstock.providers.llama import LlamaSettings, model_file
 from penstock.providers.secrets import Secret
 from penstock.stores.base import Access, StoreUnavailable
+from penstock.stores.base.answers import Answers
+from penstock.stores.base.runs import Runs
 
 STORES = "penstock.stores.sql"
 ADMIN = "penstock.control.admin"
@@ -50,6 +54,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SCRAPE_LIMIT = 0.5
 READY_LIMIT = 60.0
 APPLY_LIMIT = 10.0
+STORE_GRACE = 5.0  # for what workers have handed over and the store does not have yet
+OWN = -1  # in place of a worker's number: the parent's own counts
 FIRST_KEY = "first-key"
 ADMIN_KEY = "admin-key"
 
@@ -61,6 +67,12 @@ class Stores(Protocol):
 
     @property
     def access(self) -> Access: ...
+
+    @property
+    def answers(self) -> Answers: ...
+
+    @property
+    def runs(self) -> Runs: ...
 
     async def close(self) -> None: ...
 
@@ -126,6 +138,8 @@ class Parent:
             lambda _ok: self._tell_health(),
             config.server.auth_stale_max,
         )
+        self._answers = KeptAnswers(config.answers)
+        self._runs = IdempotentRuns()
         self._workers: workers.Workers | None = None
         self._running: asyncio.Task[None] | None = None
         self._stores: Stores | None = None
@@ -174,7 +188,9 @@ class Parent:
         self._listen(server.admin_listen, "--admin-listen")
         self._engines.follow(_specs(self._config))
         start = link.Start(0, self._config, edge.descriptors, self._engines.addresses)
-        handlers = workers.Handlers(self._look_up, self._metrics.update, self._metrics.retire)
+        handlers = workers.Handlers(
+            self._look_up, self._metrics.update, self._gone, self._answers.receive, self._runs.receive
+        )
         self._workers = workers.Workers(server.workers, start, handlers, self._health(), self._command)
         self._running = self._start(self._workers.run())
         return directory
@@ -192,6 +208,8 @@ class Parent:
         await self._lookups.open(stores.access)
         self._tell_health()
         self._start(self._lookups.poll())
+        self._start(self._answers.run(stores.answers))
+        self._start(self._runs.run(stores.runs))
         self._start(self._serve_admin(await asyncio.to_thread(_load, ADMIN), directory))
         try:
             async with asyncio.timeout(READY_LIMIT):
@@ -271,9 +289,14 @@ class Parent:
         if self._workers is not None:
             self._workers.tell(self._health())
 
+    def _gone(self, worker: int) -> None:
+        self._metrics.retire(worker)
+        self._runs.gone(worker)
+
     async def _scrape(self) -> Sequence[SeriesValue]:
         assert self._workers is not None
         await self._workers.scrape(SCRAPE_LIMIT)
+        self._metrics.update(OWN, link.Snapshot(0, (*self._answers.series(), *self._runs.series())))
         return (*self._metrics.merged(), *self._reloader.series())
 
     async def _apply(self, config: Config) -> int:
@@ -283,8 +306,8 @@ class Parent:
             unwanted = self._engines.follow(_specs(config))
         except UnusableDirectory as error:
             raise NotApplied([str(error)]) from error
-        self._config = config
         self._lookups.stale_max = config.server.auth_stale_max
+        self._config, self._answers.config = config, config.answers
         applied = await self._workers.reconfigure(config, self._engines.addresses, self._health(), APPLY_LIMIT)
         if unwanted:
             self._start(self._stop_engines(unwanted, applied.version))
@@ -306,6 +329,8 @@ class Parent:
         print(f"Draining: answers in progress have {limit:.0f} s; a second signal ends them.", file=sys.stderr)
         self._listeners[0].close()  # ours, too, or clients would queue for workers that accept no more
         await self._workers.drain(limit)
+        await self._answers.close(STORE_GRACE)
+        await self._runs.close()
 
     async def _close(self) -> None:
         """Undo, from the last step to the first, whatever was done; each step whatever became of the others."""

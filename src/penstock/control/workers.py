@@ -54,11 +54,13 @@ class Applied(msgspec.Struct, frozen=True):
 
 
 class Handlers(msgspec.Struct, frozen=True):
-    """Who is told what. `lookup` is given a way to answer; `gone`: nothing more comes from this worker's process."""
+    """Who is told what. Who has to answer is given a way to; `gone`: nothing more comes from this worker's process."""
 
     lookup: Callable[[link.KeyLookup, Callable[[link.KeyAnswer], None]], None]
     snapshot: Callable[[int, link.Snapshot], None]
     gone: Callable[[int], None]
+    answers: Callable[[link.AnswersMessage, Callable[[link.AnswersFound], None]], None]
+    runs: Callable[[int, link.RunsMessage, Callable[[link.RunClaimed], None]], None]
 
 
 class Workers:
@@ -235,6 +237,10 @@ class Workers:
                 channel = slot.channel
                 if channel is not None:
                     self._handlers.lookup(message, channel.send)
+            case link.KeepAnswer() | link.FindAnswer() | link.ListAnswers() | link.EditAnswer() | link.DropAnswer():
+                self._handlers.answers(message, _way(slot))
+            case link.ClaimRun() | link.FinishRun() | link.ReleaseRun():
+                self._handlers.runs(slot.number, message, _way(slot))
             case link.Snapshot():
                 self._handlers.snapshot(slot.number, message)
                 self._answer(message.ref, slot)
@@ -295,6 +301,15 @@ class _Question:
             self.problems.append(problem)
         if not self.missing:
             self.answered.set()
+
+
+def _way(slot: _Slot) -> Callable[[link.Message], None]:
+    """How to answer the worker that is in this slot now: never another, which has questions of the same numbers."""
+    return slot.channel.send if slot.channel is not None else _nowhere
+
+
+def _nowhere(_message: link.Message) -> None:
+    """Its worker has gone."""
 
 
 async def _spawn(command: Sequence[str], descriptors: tuple[int, ...]) -> Process:

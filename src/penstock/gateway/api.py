@@ -12,18 +12,30 @@ import ipaddress
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from penstock.errors import MethodNotAllowed, NotFound, Refusal, ServerFault
+from penstock.errors import (
+    AuthenticationFailed,
+    MethodNotAllowed,
+    NotFound,
+    PermissionDenied,
+    Refusal,
+    ServerFault,
+)
 from penstock.gateway import accounting, heads
 from penstock.gateway.auth import Auth
-from penstock.gateway.complete import Gateway, complete
+from penstock.gateway.complete import Decode, Gateway, complete
 from penstock.gateway.exchange import Exchange
 from penstock.gateway.explain import explain
+from penstock.gateway.idempotency import HEADER, Idempotency, answer_again, once
+from penstock.gateway.keeping import scope_of
 from penstock.gateway.refusals import UpstreamRefusal, blamed
 from penstock.gateway.routing import not_found
+from penstock.gateway.stored import MESSAGES, Stored, answer_id_of
+from penstock.gateway.stored import PATH as STORED
 from penstock.gateway.telemetry import log
 from penstock.http.connection import Request
 from penstock.types import JSON, Principal
@@ -32,30 +44,45 @@ from penstock.wire.envelope import envelope
 from penstock.wire.neighbours import DECODERS, Endpoint
 
 MODELS = b"/v1/models/"
+CHAT = "chat.completions"  # as records and keys name it
 PROBES = frozenset((b"/health", b"/ready"))  # probes: no key, no record
 
 _encode = msgspec.json.encode
 _Handler = Callable[[Request, Exchange], Awaitable[None]]
+_Methods = dict[bytes, _Handler]
+
+
+class Kept(NamedTuple):
+    """What was answered before: chat completions to be fetched, and answers for repeats."""
+
+    stored: Stored
+    runs: Idempotency
 
 
 class Api:
     """The application of a worker. `store_ok`: whether the key store answered when the parent last looked."""
 
-    def __init__(self, gateway: Gateway, auth: Auth, ids: heads.RequestIds, trusted_proxies: tuple[str, ...]) -> None:
+    def __init__(
+        self, gateway: Gateway, auth: Auth, ids: heads.RequestIds, trusted_proxies: tuple[str, ...], kept: Kept
+    ) -> None:
         self.gateway = gateway
+        self._kept = kept
         self.auth = auth
         self.store_ok = True
         self._ids = ids
         self.trust(trusted_proxies)
         self._created = int(time.time())
-        self._routes: dict[bytes, tuple[bytes, _Handler]] = {
-            b"/v1/chat/completions": (b"POST", self._chat),
-            b"/v1/models": (b"GET", self._list_models),
-            **{b"/v1/%b" % name.encode(): (b"POST", self._neighbour(name)) for name in DECODERS},
-            b"/v1/penstock/explain": (b"POST", self._explain),
-            b"/health": (b"GET", self._health),
-            b"/ready": (b"GET", self._ready),
+        self._routes: dict[bytes, _Methods] = {
+            b"/v1/chat/completions": _methods(post=self._chat, get=self._list_stored),
+            b"/v1/models": _methods(get=self._list_models),
+            **{b"/v1/%b" % name.encode(): _methods(post=self._neighbour(name)) for name in DECODERS},
+            b"/v1/penstock/explain": _methods(post=self._explain),
+            b"/health": _methods(get=self._health),
+            b"/ready": _methods(get=self._ready),
         }
+        self._model_methods = _methods(get=self._get_model)
+        self._stored_methods = _methods(get=self._get_stored, post=self._edit_stored, delete=self._drop_stored)
+        self._messages_methods = _methods(get=self._list_messages)
 
     def trust(self, proxies: Sequence[str]) -> None:
         """Believe the x-forwarded-for of these addresses and networks, and of no others."""
@@ -66,12 +93,14 @@ class Api:
     def admit(self, request: Request) -> Awaitable[object] | None:
         exchange = self._ids.open(request)
         exchange.client = request.peer if not self._proxies else self._client(request)
-        method, _ = self._route(request.path)
-        if request.method != method and not (request.method == b"HEAD" and method == b"GET"):
+        methods = self._route(request.path)
+        if request.method not in methods:
+            allowed = [method for method in methods if method != b"HEAD"]
             raise MethodNotAllowed(
-                f"{_shown(request.path)} does not accept {_shown(request.method)}; use {method.decode()}.",
+                f"{_shown(request.path)} does not accept {_shown(request.method)}; "
+                f"use {b' or '.join(allowed).decode()}.",
                 code="method_not_allowed",
-                headers=((b"Allow", method if method == b"POST" else b"GET, HEAD"),),
+                headers=((b"Allow", b", ".join(methods)),),
             )
         if request.path in PROBES:
             return None
@@ -90,10 +119,17 @@ class Api:
     async def answer(self, request: Request) -> None:
         exchange = _exchange(request)
         try:
-            await self._route(request.path)[1](request, exchange)
+            await self._route(request.path)[request.method](request, exchange)
         except Refusal as refusal:
             exchange.ended = blamed(refusal)
             self._refuse(request, refusal)
+            self._note(exchange)
+        except asyncio.CancelledError:  # while it waited for the parent: what waits for an upstream ends by itself
+            if request.stopped is not None:
+                exchange.ended = "revoked" if isinstance(request.stopped, AuthenticationFailed) else "drained"
+                self._refuse(request, request.stopped)
+            else:
+                exchange.ended, exchange.status = "hangup", 0
             self._note(exchange)
         except Exception:  # noqa: BLE001  # the top edge: our fault must end in an answer
             log(f"request {exchange.request_id} failed:\n{traceback.format_exc()}")
@@ -116,19 +152,25 @@ class Api:
 
     # -- routes
 
-    def _route(self, path: bytes) -> tuple[bytes, _Handler]:
-        route = self._routes.get(path)
-        if route is not None:
-            return route
+    def _route(self, path: bytes) -> _Methods:
+        methods = self._routes.get(path)
+        if methods is not None:
+            return methods
         if path.startswith(MODELS):
-            return b"GET", self._get_model
+            return self._model_methods
+        if path.startswith(STORED):
+            name = path[len(STORED) :].removesuffix(MESSAGES)
+            if name and b"/" not in name:
+                return self._messages_methods if path.endswith(MESSAGES) else self._stored_methods
         hint = ""
         if any(path.endswith(known.removeprefix(b"/v1")) for known in self._routes if known.startswith(b"/v1")):
             hint = " The base URL of this API ends in /v1, and clients add the rest."
         raise NotFound(f"Unknown route: {_shown(path)}.{hint}", code="unknown_url")
 
     def _chat(self, request: Request, exchange: Exchange) -> Awaitable[None]:
-        exchange.endpoint = "chat.completions"
+        exchange.endpoint = CHAT
+        if HEADER in request.headers:
+            return self._once(request, exchange, decode_chat)
         return complete(self.gateway, request, exchange, self._refuse, decode_chat)
 
     def _neighbour(self, endpoint: Endpoint) -> _Handler:
@@ -136,9 +178,39 @@ class Api:
 
         def answer(request: Request, exchange: Exchange) -> Awaitable[None]:
             exchange.endpoint = endpoint
+            if HEADER in request.headers:
+                return self._once(request, exchange, decode)
             return complete(self.gateway, request, exchange, self._refuse, decode)
 
         return answer
+
+    async def _once(self, request: Request, exchange: Exchange, decode: Decode) -> None:
+        """Run a request that has an idempotency key, or give it the answer that it had."""
+        replay = await once(self.gateway, request, exchange, self._refuse, decode, self._kept.runs)
+        if replay is not None:
+            exchange.endpoint, exchange.stream = "", replay.stream  # no upstream was to be asked
+            exchange.status, exchange.ended = 200, "ok"
+            self._note(exchange)
+            answer_again(request, exchange, replay)
+
+    async def _list_stored(self, request: Request, exchange: Exchange) -> None:
+        self._respond(request, exchange, await self._kept.stored.list(_scope(exchange), request.query))
+
+    async def _get_stored(self, request: Request, exchange: Exchange) -> None:
+        scope, answer_id = _scope(exchange), answer_id_of(request.path)
+        self._respond(request, exchange, await self._kept.stored.retrieve(scope, answer_id))
+
+    async def _list_messages(self, request: Request, exchange: Exchange) -> None:
+        scope, answer_id = _scope(exchange), answer_id_of(request.path)
+        self._respond(request, exchange, await self._kept.stored.messages(scope, answer_id, request.query))
+
+    async def _edit_stored(self, request: Request, exchange: Exchange) -> None:
+        scope, answer_id = _scope(exchange), answer_id_of(request.path)
+        self._respond(request, exchange, await self._kept.stored.edit(scope, answer_id, request.body))
+
+    async def _drop_stored(self, request: Request, exchange: Exchange) -> None:
+        scope, answer_id = _scope(exchange), answer_id_of(request.path)
+        self._respond(request, exchange, await self._kept.stored.drop(scope, answer_id))
 
     async def _list_models(self, request: Request, exchange: Exchange) -> None:
         names = self.gateway.routes.names(_principal(exchange))
@@ -178,12 +250,13 @@ class Api:
     # -- inside
 
     def _respond(
-        self, request: Request, exchange: Exchange, body: JSON, *, status: int = 200, record: bool = True
+        self, request: Request, exchange: Exchange, body: JSON | bytes, *, status: int = 200, record: bool = True
     ) -> None:
         exchange.status, exchange.ended = status, "ok"
         if record:
             self._note(exchange)
-        request.respond(status, heads.lines(exchange, time.monotonic(), heads.JSON_LINES), _encode(body))
+        data = body if isinstance(body, bytes) else _encode(body)
+        request.respond(status, heads.lines(exchange, time.monotonic(), heads.JSON_LINES), data)
 
     def _refuse(self, request: Request, refusal: Refusal) -> None:
         headers, body = self._render(_exchange(request), refusal)
@@ -220,6 +293,12 @@ class Api:
         return any((mapped or found) in network for network in self._proxies)
 
 
+def _methods(get: _Handler | None = None, post: _Handler | None = None, delete: _Handler | None = None) -> _Methods:
+    """The handlers of one path by method; what may be fetched may be asked for its head alone."""
+    given = ((b"GET", get), (b"HEAD", get), (b"POST", post), (b"DELETE", delete))
+    return {method: handler for method, handler in given if handler is not None}
+
+
 def _admit(exchange: Exchange, identified: asyncio.Future[Principal]) -> None:
     if not identified.cancelled() and identified.exception() is None:
         exchange.principal = identified.result()
@@ -233,6 +312,14 @@ def _exchange(request: Request) -> Exchange:
 def _principal(exchange: Exchange) -> Principal:
     assert exchange.principal is not None
     return exchange.principal
+
+
+def _scope(exchange: Exchange) -> str:
+    """Whose kept chat completions the caller may reach. Raises PermissionDenied where it may not chat at all."""
+    principal = _principal(exchange)
+    if principal.endpoints and CHAT not in principal.endpoints:
+        raise PermissionDenied(f"This API key may not use {CHAT}; ask whoever runs this gateway.")
+    return scope_of(principal)
 
 
 def _is_address(text: str) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from penstock.errors import AuthenticationFailed, PermissionDenied, Refusal
 from penstock.gateway import accounting
 from penstock.gateway.exchange import Exchange
+from penstock.gateway.keeping import Keeper, kept
 from penstock.gateway.refusals import blamed
 from penstock.gateway.relay import Heartbeats, Relay
 from penstock.gateway.rescue import Rescue
@@ -37,13 +38,16 @@ class Gateway:
     with reasons.
     """
 
-    __slots__ = ("down", "heartbeats", "requests", "routes", "telemetry", "upstreams")
+    __slots__ = ("down", "heartbeats", "keeper", "requests", "routes", "telemetry", "upstreams")
 
-    def __init__(self, routes: Routes, upstreams: Upstreams, telemetry: Telemetry, heartbeats: Heartbeats) -> None:
+    def __init__(
+        self, routes: Routes, upstreams: Upstreams, telemetry: Telemetry, heartbeats: Heartbeats, keeper: Keeper
+    ) -> None:
         self.routes = routes
         self.upstreams = upstreams
         self.telemetry = telemetry
         self.heartbeats = heartbeats
+        self.keeper = keeper
         self.requests = 0
         self.down: Mapping[str, str] = {}
 
@@ -65,6 +69,8 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
             raise PermissionDenied(f"This API key may not use {exchange.endpoint}; ask whoever runs this gateway.")
         asked = decode(request.body)
         exchange.stream = asked.stream
+        if "store" in asked.fields or principal.keeps_content or exchange.on_whole is not None:
+            relay = kept(relay, request, exchange, asked, gateway.keeper)
         plan = gateway.routes.plan(asked, principal, gateway.down, gateway.upstreams.lanes)
         exchange.dropped = plan.dropped
         if not plan.targets:

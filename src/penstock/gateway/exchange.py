@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from penstock.types import Attempt, Dropped, Principal, Target, Usage
+from penstock.types import Attempt, Dropped, Principal, Replay, Target, Usage
 
 
 class Exchange:
@@ -32,6 +32,8 @@ class Exchange:
     client_request_id: str | None = None
     reading_on = False  # its client has gone, and its answer is read on for the usage
     close: Callable[[], None]  # to be called at the end of that: makes the record
+    whole: tuple[bytes, bytes] | None = None  # what came of that, of an answer that is not streamed: head and body
+    on_whole: Callable[[Replay | None], None] | None = None  # where a repeat is to get the same: told before the end
 
     def __init__(self, request_id: str, started: float, started_at: float) -> None:
         self.request_id = request_id

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from penstock.gateway.exchange import Exchange
 from penstock.http.connection import Request
-from penstock.types import Target
+from penstock.types import Replay, Target
 
 _VERSION = b"openai-version: 2020-10-01\r\n"
 JSON_LINES = b"Content-Type: application/json\r\n" + _VERSION
@@ -49,3 +49,9 @@ def lines(exchange: Exchange, now: float, kind: bytes, target: Target | None = N
         target.label,
         exchange.calls,
     )
+
+
+def replay(exchange: Exchange, target: Target, more: bytes, body: bytes) -> Replay:
+    """An answer of `target` as a repeat of its request gets it; `more` are the header lines of its reader."""
+    head = b"x-penstock-target: %s\r\nx-penstock-attempts: %d\r\n%s" % (target.label, exchange.calls, more)
+    return Replay(exchange.request_id, exchange.stream, head, body)

@@ -46,14 +46,14 @@ class Heartbeats:
 class Relay:
     """The way of one answer to one client."""
 
-    __slots__ = ("_answer", "_exchange", "_heartbeats", "_request", "writes")
+    __slots__ = ("_answer", "_exchange", "_request", "heartbeats", "writes")
 
     _answer: Answer  # once it has begun
 
     def __init__(self, request: Request, exchange: Exchange, heartbeats: Heartbeats) -> None:
         self._request = request
         self._exchange = exchange
-        self._heartbeats = heartbeats
+        self.heartbeats = heartbeats
         self.writes = 0
 
     # -- Output: called by the answer, synchronously
@@ -66,7 +66,7 @@ class Relay:
         self._request.flow = answer  # before the first bytes: they may be enough to pause it
         head = heads.lines(exchange, now, heads.SSE_LINES, answer.target)
         self._request.start(200, head + answer.reader.head, data)
-        self._heartbeats.add(self, now)
+        self.heartbeats.add(self, now)
 
     def write(self, data: bytes) -> None:
         self.writes += 1
@@ -105,7 +105,7 @@ class Relay:
     def close(self) -> None:
         """Whatever happened, nothing more comes through here."""
         self._request.flow = None
-        self._heartbeats.remove(self)
+        self.heartbeats.remove(self)
 
     def refuse(self, refusal: Refusal) -> None:
         """End a started stream in an error that clients raise."""

@@ -69,10 +69,15 @@ class Metrics:
         self._attempts: dict[tuple[str, str], int] = {}
         self._rescues: dict[tuple[str, str], int] = {}
         self._auth_failures: dict[str, int] = {}
+        self._not_kept: dict[str, int] = {}
         self._timings: dict[tuple[str, str], _Timing] = {}
 
     def auth_failed(self, reason: str) -> None:
         self._auth_failures[reason] = self._auth_failures.get(reason, 0) + 1
+
+    def not_kept(self, outcome: str) -> None:
+        """An answer that was to be kept is not."""
+        self._not_kept[outcome] = self._not_kept.get(outcome, 0) + 1
 
     def observe(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -130,6 +135,8 @@ class Metrics:
             out.append(SeriesValue("penstock_rescues_total", rescue_key, count))
         for reason, count in self._auth_failures.items():
             out.append(SeriesValue("penstock_auth_failures_total", (reason,), count))
+        for outcome, count in self._not_kept.items():
+            out.append(SeriesValue("penstock_kept_answers_total", (outcome,), count))
         for labels, timing in self._timings.items():
             for name, histogram in (
                 ("penstock_time_to_first_event_seconds", timing.first_event),

@@ -27,20 +27,25 @@ import uvloop
 from penstock import link
 from penstock.config import Config, Upstream
 from penstock.gateway import heads
-from penstock.gateway.api import Api
+from penstock.gateway.api import Api, Kept
 from penstock.gateway.auth import Auth
 from penstock.gateway.complete import Gateway
+from penstock.gateway.idempotency import Idempotency
+from penstock.gateway.keeping import Keeper
+from penstock.gateway.questions import Questions
 from penstock.gateway.relay import Heartbeats
 from penstock.gateway.revocation import Revocation
 from penstock.gateway.routing import Routes
+from penstock.gateway.stored import Stored
 from penstock.gateway.telemetry import AccessLog, Metrics, Telemetry, log
 from penstock.gateway.upstream import Entry, Lanes, Prober, Upstreams
 from penstock.http.client import SWEEP, Pool
 from penstock.http.server import Server
 from penstock.providers import registry
-from penstock.types import EngineAddress
+from penstock.types import EngineAddress, Run
 
 LOOKUP_SECONDS = 5.0
+MAX_UNSENT = 64 * 1024 * 1024  # bytes for the parent beyond which no answer is handed to it
 
 Addresses = Mapping[str, EngineAddress]
 
@@ -74,6 +79,8 @@ class Worker:
         self.drained: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self.closed = asyncio.Event()
         self.channel: link.Channel | None = None
+        self._stored: Questions[link.AnswersFound] = Questions(self._send)
+        self._claims: Questions[link.RunClaimed] = Questions(self._send)
         self._lookups: dict[int, asyncio.Future[link.KeyAnswer]] = {}
         self._refs = itertools.count(1)
         self._health = link.Health(store_ok=True, engines_down={})
@@ -99,6 +106,10 @@ class Worker:
                 waiting = self._lookups.pop(message.ref, None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message)
+            case link.AnswersFound():
+                self._stored.answered(message.ref, message)
+            case link.RunClaimed():
+                self._claims.answered(message.ref, message)
             case link.KeysChanged():
                 if self._auth is not None and self._revocation is not None:
                     self._auth.forget()
@@ -137,6 +148,13 @@ class Worker:
             return link.KeyAnswer(ref, None, available=False)
         finally:
             self._lookups.pop(ref, None)
+
+    async def _claim(self, run: Run) -> link.RunClaimed | None:
+        return await self._claims.ask(lambda ref: link.ClaimRun(ref, run))
+
+    def _keep(self, answer: link.KeepAnswer) -> bool:
+        """Hand an answer to the parent; not where it takes nothing any more."""
+        return self.channel is not None and self.channel.unsent <= MAX_UNSENT and self._send(answer)
 
     def _apply_health(self) -> None:
         if self._api is not None:
@@ -193,7 +211,8 @@ class Worker:
         if before is not None:
             lanes.inherit(before.gateway.upstreams.lanes, routes.keys())
         heartbeats = Heartbeats(config.server.limits.heartbeat)
-        gateway = Gateway(routes, Upstreams(lanes, config.retries), self._telemetry, heartbeats)
+        keeper = Keeper(config.answers, self._keep, self._metrics.not_kept)
+        gateway = Gateway(routes, Upstreams(lanes, config.retries), self._telemetry, heartbeats, keeper)
         return Generation(version, gateway, entries, addresses)
 
     def _let_go(self) -> None:
@@ -211,9 +230,12 @@ class Worker:
             self._settled = oldest
             self._send(link.Settled(oldest))
 
-    def _send(self, message: link.Message) -> None:
-        if self.channel is not None:
-            self.channel.send(message)
+    def _send(self, message: link.Message) -> bool:
+        """Queue a message; False where the parent is gone."""
+        if self.channel is None:
+            return False
+        self.channel.send(message)
+        return True
 
     # -- serving
 
@@ -226,7 +248,8 @@ class Worker:
         self._now = self._wired(start.version, config, start.engines)
         self._entries, self._settled = set(self._now.entries.values()), start.version
         auth = Auth(self.lookup, loop.time, config.server.auth_failures, self._metrics.auth_failed)
-        api = Api(self._now.gateway, auth, heads.RequestIds(), config.server.trusted_proxies)
+        kept = Kept(Stored(self._stored.ask), Idempotency(self._claim, self._send))
+        api = Api(self._now.gateway, auth, heads.RequestIds(), config.server.trusted_proxies, kept)
         self._auth, self._api = auth, api
         self._apply_health()
         self._server = server = Server(api, config.server.limits)

@@ -150,6 +150,8 @@ class OpenAI:
             drop += ("stop",)
         if "tools" in asked.fields and not asked.tools:
             drop += ("tools", "tool_choice", "parallel_tool_calls")
+        if asked.store:  # it is kept here; OpenAI takes metadata only where it is kept there
+            drop += ("store", "metadata")
         rules = self._rules[target.drop_unsupported].get(target.like or target.model) or self._find_rules(target)
         if not rules.watched.isdisjoint(asked.fields):
             drop += rules.adapt(asked, put)

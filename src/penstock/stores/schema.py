@@ -164,3 +164,27 @@ marks = sa.Table(
     sa.Column("journal", sa.Text, primary_key=True),
     sa.Column("position", sa.BigInteger, nullable=False),
 )
+
+# -- what was answered
+
+answers = sa.Table(
+    "answers",
+    metadata,
+    sa.Column("scope", sa.Text, primary_key=True),
+    sa.Column("id", _sorted_text, primary_key=True),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("kept_at", sa.Double, nullable=False, index=True),
+    sa.Column("tags", sa.Text, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("messages", sa.LargeBinary, nullable=False),
+)
+sa.Index("ix_answers_scope_kept_at", answers.c.scope, answers.c.kept_at, answers.c.id)
+idempotent_runs = sa.Table(
+    "idempotent_runs",
+    metadata,
+    sa.Column("id", sa.LargeBinary(32), primary_key=True),
+    sa.Column("fingerprint", sa.LargeBinary(32), nullable=False),
+    sa.Column("claim", sa.Text, nullable=False, index=True),
+    sa.Column("done", sa.Boolean, nullable=False),
+    sa.Column("until", sa.Double, nullable=False, index=True),
+)

@@ -9,9 +9,11 @@ from pathlib import Path
 from penstock.stores.database import Database, open_database
 from penstock.stores.postgreswriter import PostgresWriter
 from penstock.stores.sqlaccess import SqlAccess
+from penstock.stores.sqlanswers import SqlAnswers
 from penstock.stores.sqlite import SqliteDatabase
 from penstock.stores.sqlitewriter import SqliteWriter
 from penstock.stores.sqlledger import SqlLedger
+from penstock.stores.sqlruns import SqlRuns
 
 
 class Stores:
@@ -22,6 +24,8 @@ class Stores:
         writer = SqliteWriter(database) if isinstance(database, SqliteDatabase) else PostgresWriter(database)
         self.ledger = SqlLedger(database, writer, clock)
         self.access = SqlAccess(database, clock)
+        self.answers = SqlAnswers(database)
+        self.runs = SqlRuns(database)
 
     async def close(self) -> None:
         """Close the database; no call to any of the stores may follow."""

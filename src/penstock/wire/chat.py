@@ -15,13 +15,14 @@ import msgspec
 from penstock.errors import InvalidRequest
 from penstock.wire.diagnose import excerpt, misshapen
 from penstock.wire.members import nested_too_deeply, not_json, refuse_repeats, split
-from penstock.wire.params import Params, StreamOptions
+from penstock.wire.params import Edit, Params, StreamOptions
 from penstock.wire.request import ChatRequest as ChatRequest
-from penstock.wire.rules import INT32_MAX, RULES, Rule, integer
+from penstock.wire.rules import INT32_MAX, RULES, Rule, check_metadata, integer
 
 TOP_LEVEL_NAMES = 256  # far above what is documented, and what bounds the work on a body made of names
 
 _PARAMS = msgspec.json.Decoder(Params)
+_METADATA = msgspec.json.Decoder(Edit)
 _NULL = msgspec.Raw(b"null")
 _KNOWN = frozenset(Params.__struct_fields__)
 _STREAM_OPTIONS = frozenset(StreamOptions.__struct_fields__)
@@ -57,6 +58,22 @@ def decode_chat(body: bytes) -> ChatRequest:
         refuse_repeats(raw, options, "stream_options.")
         unknown_names(options, _STREAM_OPTIONS)
     return _request(body, params, fields, unknown)
+
+
+def decode_metadata(body: bytes) -> dict[str, str]:
+    """The metadata that a kept completion is to have from now on; null is none. Raises InvalidRequest."""
+    try:
+        members = split(body)
+        params = _METADATA.decode(body)
+        if not body.isascii():
+            body.decode()
+    except msgspec.ValidationError as error:
+        raise misshapen(error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise not_json() from error
+    refuse_repeats(body, members)
+    check_metadata(params.metadata or {})
+    return params.metadata or {}
 
 
 def _new_shape(names: tuple[str, ...]) -> tuple[tuple[Rule, ...], frozenset[str]]:
@@ -102,6 +119,7 @@ def _request(body: bytes, params: Params, fields: frozenset[str], unknown: tuple
         params.service_tier,
         params.metadata,
         params.user,
+        params.store is True,
     )
 
 

@@ -200,3 +200,9 @@ class Params(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     user: str | None = None
     verbosity: Verbosity | None = None
     web_search_options: RawObject | None = None
+
+
+class Edit(msgspec.Struct, frozen=True, gc=False):
+    """The body of a change of what is kept."""
+
+    metadata: dict[str, str] | None

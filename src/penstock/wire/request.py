@@ -57,3 +57,4 @@ class ChatRequest(msgspec.Struct, frozen=True, gc=False):
     service_tier: ServiceTier | None
     metadata: dict[str, str] | None
     user: str | None
+    store: bool = False

@@ -172,7 +172,11 @@ def _logit_bias(params: Params) -> None:
 
 
 def _metadata(params: Params) -> None:
-    pairs = params.metadata or {}
+    check_metadata(params.metadata or {})
+
+
+def check_metadata(pairs: dict[str, str]) -> None:
+    """At most 16 pairs, none of them too long."""
     if len(pairs) > 16:
         raise InvalidRequest(
             "Invalid 'metadata': too many properties. Expected an object with at most 16 properties, "

@@ -263,6 +263,8 @@ class Answer:
             exchange, waited = self._left
             self._left = None
             note(exchange, self, waited)
+            if self.failure is None and not exchange.stream:
+                exchange.whole = self.reader.head, self.tail
             exchange.close()
 
     def _malformed(self, what: str) -> Failure:
