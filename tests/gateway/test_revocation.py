@@ -142,6 +142,20 @@ def test_nothing_is_stopped_while_the_key_store_cannot_say() -> None:
     with_worker(test)
 
 
+def test_who_could_not_be_spoken_for_is_asked_about_again() -> None:
+    async def test(fake: FakeUpstream, parent: StandIn) -> None:
+        async with raw_client(parent.address) as client:
+            await begun(client)
+            parent.keys.available = False
+            parent.keys.asked.clear()
+            revoke(parent)
+            await parent.keys.asked.wait()
+            parent.keys.available = True
+            assert error_in(await client.read_all())["code"] == "invalid_api_key"
+
+    with_worker(test)
+
+
 def test_a_change_in_the_middle_of_asking_has_all_asked_again() -> None:
     async def test(fake: FakeUpstream, parent: StandIn) -> None:
         async with raw_client(parent.address) as client:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from edge_app import Running, edge, get, post, read_answer, run
+from edge_app import EchoApp, Running, edge, get, post, read_answer, run
+
+from penstock.http import rules
+from penstock.http.connection import Request
 
 
 async def draining(running: Running, limit: float) -> asyncio.Task[None]:
@@ -110,6 +113,20 @@ def test_what_outlasts_the_limit_is_told_so(path: str, body: bytes) -> None:
             await running.server.drain(0.05)
             assert running.app.ended == [(path.encode(), "drained")]
             assert (await read_answer(client)).body == body
+
+    run(main)
+
+
+def test_what_is_stopped_in_the_moment_in_which_it_arrives_is_told_so() -> None:
+    async def main() -> None:
+        class Hasty(EchoApp):
+            def admit(self, request: Request) -> None:
+                running.edge.loop.call_soon(request.stop, rules.shut_down())
+
+        async with edge() as running, running.client() as client:
+            running.edge.app = Hasty()
+            await client.send(post("/gate", b"some body"))
+            assert (await read_answer(client)).body == b"cut short"
 
     run(main)
 

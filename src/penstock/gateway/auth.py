@@ -82,14 +82,14 @@ class Auth:
             self._check_expiry(principal.expires_at)
         return principal
 
-    async def works(self, authorization: bytes) -> bool:
-        """Whether a key that was good when its request began still is; taken for granted while nobody can say."""
+    async def works(self, authorization: bytes) -> bool | None:
+        """Whether a key that was good when its request began still is; None while nobody can say."""
         digest = hashlib.sha256(self._token(authorization)).digest()
         entry = self._cache.get(digest)
         if entry is not None:
             return entry[1] is not None
         answer = await self._look_up(digest)
-        return answer.principal is not None or not answer.available
+        return answer.principal is not None if answer.available else None
 
     def _check_expiry(self, expires_at: float) -> None:
         if expires_at <= self._wall_clock():

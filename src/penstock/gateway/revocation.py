@@ -4,8 +4,8 @@ When keys changed, the key of every request that this worker has begun to read i
 however many requests carry it; those of one that works no longer are stopped. Keys that expire are looked for each
 second. A request of a key costs nothing until then: what is in flight is found through the connections.
 
-While nobody can say whether a key works, nothing is stopped. A change that comes in the middle of asking has all asked
-again, since an answer may be from before it.
+While nobody can say whether a key works, nothing is stopped, and all is asked again a moment later. A change that comes
+in the middle of asking has all asked again, too, since an answer may be from before it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from penstock.errors import AuthenticationFailed
 from penstock.gateway.exchange import Exchange
 from penstock.http.connection import Request
 
+RETRY = 0.5  # seconds until a key is asked about again that nobody could speak for
+
 InFlight = Callable[[], Iterable[Request]]
 
 
 class Revocation:
     """`in_flight` gives the requests that the edge has in hand; `works` says whether an Authorization header's key
-    does, as far as anybody knows; `wall_clock` is in Unix seconds."""
+    does, None if nobody can say; `wall_clock` is in Unix seconds."""
 
     def __init__(
-        self, in_flight: InFlight, works: Callable[[bytes], Awaitable[bool]], wall_clock: Callable[[], float]
+        self, in_flight: InFlight, works: Callable[[bytes], Awaitable[bool | None]], wall_clock: Callable[[], float]
     ) -> None:
         self._in_flight = in_flight
         self._works = works
@@ -53,12 +55,15 @@ class Revocation:
             self._looking.cancel()
 
     async def _look(self) -> None:
-        seen = -1
-        while seen != self._changes:
+        seen, unsaid = -1, False
+        while unsaid or seen != self._changes:
+            if unsaid:
+                await asyncio.sleep(RETRY)
             seen = self._changes
             keys = {header for request, _ in self._known() if (header := _key(request))}
             answers = await asyncio.gather(*(self._works(key) for key in keys))
-            revoked = {key for key, works in zip(keys, answers, strict=True) if not works}
+            unsaid = None in answers
+            revoked = {key for key, works in zip(keys, answers, strict=True) if works is False}
             for request, exchange in self._known() if revoked else ():
                 if exchange.principal is not None and _key(request) in revoked:
                     request.stop(AuthenticationFailed("The API key was revoked while the request was in progress."))

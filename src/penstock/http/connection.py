@@ -119,7 +119,7 @@ class Request:
             self.refusal = why
         elif self.stopped is None:
             self.stopped = why
-            self.task.cancel()
+            self.connection.edge.loop.call_soon(self.task.cancel)  # not now: one that has not begun would say nothing
 
     def respond(self, status: int, headers: bytes, body: bytes) -> None:
         """The whole answer at once. `headers`: encoded lines, each ending in CRLF, without length and framing."""
