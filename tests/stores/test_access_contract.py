@@ -1,30 +1,41 @@
-"""One contract for every store of keys, and what is SQLite's own."""
+"""One contract for every store of keys, projects and limits."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import itertools
-import os
-import sqlite3
-import stat
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable
-from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
-from alembic.script import ScriptDirectory
 
-from penstock.stores import database, migrate, schema, sqlite
-from penstock.stores.base import Access, AmbiguousName, KeyExists, KeyNotFound, Known, NewKey, StoreUnavailable
+from penstock.limits import Limit
+from penstock.stores.base import (
+    Access,
+    AmbiguousName,
+    KeyChange,
+    KeyExists,
+    KeyNotFound,
+    KeyRevoked,
+    Known,
+    LimitNotFound,
+    NewKey,
+    NewProject,
+    ProjectArchived,
+    ProjectChange,
+    ProjectExists,
+    ProjectNotFound,
+)
 from penstock.stores.memory import MemoryAccess
 from penstock.stores.sqlaccess import SqlAccess
 from support.databases import KINDS, Place, place_of
 
 Opened = tuple[Access, Callable[[], Awaitable[None]]]
 Open = Callable[[], Awaitable[Opened]]
+
+CHANGEABLE = KeyChange.__struct_fields__
 
 
 async def nothing_to_close() -> None:
@@ -68,10 +79,6 @@ def run(opened: Open, scenario: Callable[[Access], Awaitable[None]]) -> None:
             await close()
 
     asyncio.run(main())
-
-
-async def nothing(_keys: Access) -> None:
-    """Opening was all."""
 
 
 def a_key(number: int = 1, name: str = "reports", models: tuple[str, ...] = ()) -> NewKey:
@@ -241,131 +248,228 @@ def test_a_cancelled_change_is_there_whole_or_not_at_all(opened: Open) -> None:
     run(opened, scenario)
 
 
-# -- SQLite
+# -- what else a key has
 
 
-def modes(directory: Path) -> dict[str, int]:
-    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
+def test_a_key_keeps_all_that_it_was_given_and_what_it_is_changed_to(opened: Open) -> None:
+    async def scenario(keys: Access) -> None:
+        project = await keys.create_project(NewProject("prj_1", "web"))
+        new = msgspec.structs.replace(
+            a_key(),
+            project_id=project.id,
+            endpoints=("chat.completions",),
+            expires_at=1_800_000_000.5,
+            weight=2.5,
+            metadata={"team": "späti"},
+        )
+        made = await keys.create_key(new)
+        assert {name: getattr(made, name) for name in CHANGEABLE} == {name: getattr(new, name) for name in CHANGEABLE}
+        known = await keys.lookup(new.digest)
+        assert known == Known(made, project, ())
+        change = KeyChange("other", ("gpt-*",), "", (), None, 1.0, {})
+        changed = await keys.edit_key(made.id, change)
+        assert {name: getattr(changed, name) for name in CHANGEABLE} == msgspec.structs.asdict(change)
+        assert await keys.lookup(new.digest) == Known(changed, None, ())
+        assert await keys.key("other") == changed
+
+    run(opened, scenario)
 
 
-def test_every_file_of_the_database_is_its_owners_alone(tmp_path: Path) -> None:
+def test_a_change_leaves_what_it_does_not_name(opened: Open) -> None:
+    async def scenario(keys: Access) -> None:
+        made = await keys.create_key(a_key(models=("gpt-5.4",)))
+        changed = await keys.edit_key("reports", KeyChange(weight=3.0))
+        assert changed == msgspec.structs.replace(made, weight=3.0)
+
+    run(opened, scenario)
+
+
+def test_what_changes_nothing_moves_no_generation_and_the_rest_does(opened: Open) -> None:
+    async def scenario(keys: Access) -> None:
+        seen = [await keys.generation()]
+
+        async def moved(by: int, call: Awaitable[object]) -> None:
+            await call
+            seen.append(await keys.generation())
+            assert seen[-1] == seen[-2] + by
+
+        limit = Limit("key", "key_0001", "rpm", 60)
+        await moved(1, keys.create_project(NewProject("prj_1", "web")))
+        await moved(1, keys.create_key(a_key()))
+        await moved(1, keys.edit_key("reports", KeyChange(project_id="prj_1")))
+        await moved(0, keys.edit_key("reports", KeyChange(project_id="prj_1", name="reports")))
+        await moved(1, keys.set_limit(limit))
+        await moved(0, keys.set_limit(limit))
+        await moved(1, keys.set_limit(msgspec.structs.replace(limit, amount=61)))
+        await moved(1, keys.remove_limit(limit.id))
+        await moved(1, keys.edit_project("web", ProjectChange(models=("gpt-*",))))
+        await moved(0, keys.edit_project("web", ProjectChange(models=("gpt-*",))))
+        await moved(1, keys.archive_project("web"))
+        await moved(0, keys.archive_project("web"))
+        await moved(1, keys.revoke_key("reports"))
+        await moved(0, keys.revoke_key("reports"))
+
+    run(opened, scenario)
+
+
+def test_a_revoked_key_is_not_changed(opened: Open) -> None:
+    async def scenario(keys: Access) -> None:
+        made = await keys.create_key(a_key())
+        revoked = await keys.revoke_key(made.id)
+        with pytest.raises(KeyRevoked):
+            await keys.edit_key(made.id, KeyChange(weight=2.0))
+        with pytest.raises(KeyRevoked):
+            await keys.set_limit(Limit("key", made.id, "rpm", 1))
+        assert await keys.key(made.id) == revoked
+        with pytest.raises(KeyNotFound):
+            await keys.edit_key("nobody", KeyChange(weight=2.0))
+
+    run(opened, scenario)
+
+
+def test_a_key_and_its_limits_are_kept_together_or_not_at_all(opened: Open) -> None:
+    async def scenario(keys: Access) -> None:
+        limits = (Limit("key", "key_0001", "rpm", 60), Limit("key", "key_0001", "usd_per_month", 12_500_000_000))
+        made = await keys.create_key(a_key(), limits)
+        assert await keys.lookup(a_key().digest) == Known(made, None, limits)
+        again = msgspec.structs.replace(a_key(2), digest=a_key().digest)
+        with pytest.raises(KeyExists):
+            await keys.create_key(again, (Limit("key", "key_0002", "rpm", 1),))
+        assert await keys.limits() == limits
+
+    run(opened, scenario)
+
+
+# -- projects
+
+
+def test_a_project_keeps_what_it_was_given_and_what_it_is_changed_to(opened: Open) -> None:
+    async def scenario(keys: Access) -> None:
+        new = NewProject("prj_1", "web", ("gpt-*",), ("responses",), {"owner": "ada"}, True)
+        made = await keys.create_project(new)
+        assert msgspec.structs.asdict(new).items() <= msgspec.structs.asdict(made).items()
+        assert made.created_at >= 1_700_000_000
+        assert await keys.project("web") == await keys.project("prj_1") == made
+        change = ProjectChange("site", (), (), {}, False)
+        changed = await keys.edit_project("web", change)
+        assert msgspec.structs.asdict(change).items() <= msgspec.structs.asdict(changed).items()
+        assert await keys.projects() == (changed,)
+
+    run(opened, scenario)
+
+
+def test_the_keys_of_an_archived_project_work_no_more(opened: Open) -> None:
+    async def scenario(keys: Access) -> None:
+        await keys.create_project(NewProject("prj_1", "web"))
+        await keys.create_key(msgspec.structs.replace(a_key(), project_id="prj_1"))
+        assert await keys.lookup(a_key().digest) is not None
+        archived = await keys.archive_project("web")
+        assert archived.archived_at is not None
+        assert await keys.archive_project("web") == archived
+        assert await keys.lookup(a_key().digest) is None
+        for refused in (
+            keys.create_key(msgspec.structs.replace(a_key(2), project_id="prj_1")),
+            keys.edit_key("reports", KeyChange(project_id="prj_1")),
+            keys.edit_project("web", ProjectChange(name="site")),
+            keys.set_limit(Limit("project", "prj_1", "rpm", 1)),
+        ):
+            with pytest.raises(ProjectArchived):
+                await refused
+
+    run(opened, scenario)
+
+
+def test_a_name_is_one_projects_until_it_is_archived(opened: Open) -> None:
+    async def scenario(keys: Access) -> None:
+        await keys.create_project(NewProject("prj_1", "web"))
+        await keys.create_project(NewProject("prj_2", "site"))
+        with pytest.raises(ProjectExists):
+            await keys.create_project(NewProject("prj_3", "web"))
+        with pytest.raises(ProjectExists):
+            await keys.edit_project("site", ProjectChange(name="web"))
+        await keys.archive_project("web")
+        second = await keys.edit_project("site", ProjectChange(name="web"))
+        assert await keys.project("web") == second  # the one that is not archived
+        assert (await keys.project("prj_1")).archived_at is not None
+        assert [project.id for project in await keys.projects()] == ["prj_1", "prj_2"]
+
+    run(opened, scenario)
+
+
+def test_of_several_projects_of_a_name_made_at_once_one_is_kept(opened: Open) -> None:
+    async def scenario(keys: Access) -> None:
+        calls = (keys.create_project(NewProject(f"prj_{n}", "web")) for n in range(3))
+        made = await asyncio.gather(*calls, return_exceptions=True)
+        assert sorted(type(result).__name__ for result in made) == ["ProjectExists", "ProjectExists", "ProjectRecord"]
+
+    run(opened, scenario)
+
+
+def test_a_project_that_is_not_there_is_told(opened: Open) -> None:
     async def scenario(keys: Access) -> None:
         await keys.create_key(a_key())
-        assert {f"{sqlite.FILE}-wal", f"{sqlite.FILE}-shm"} <= modes(tmp_path).keys()
-        assert set(modes(tmp_path).values()) == {0o600}
+        for refused in (
+            keys.project("web"),
+            keys.edit_project("web", ProjectChange(name="site")),
+            keys.archive_project("web"),
+            keys.create_key(msgspec.structs.replace(a_key(2), project_id="prj_1")),
+            keys.edit_key("reports", KeyChange(project_id="prj_1")),
+            keys.set_limit(Limit("project", "prj_1", "rpm", 1)),
+        ):
+            with pytest.raises(ProjectNotFound):
+                await refused
 
-    before = os.umask(0)
-    try:
-        run(in_database(Place("sqlite", tmp_path)), scenario)
-    finally:
-        os.umask(before)
+    run(opened, scenario)
 
 
-def test_a_database_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+# -- limits
+
+
+def test_a_limit_is_kept_whole_and_found_with_its_key(opened: Open) -> None:
     async def scenario(keys: Access) -> None:
-        assert modes(tmp_path)[sqlite.FILE] == 0o600
+        await keys.create_project(NewProject("prj_1", "web"))
+        made = await keys.create_key(msgspec.structs.replace(a_key(), project_id="prj_1"))
+        own = (
+            Limit("key", made.id, "tpm", 2**62, "gpt-5.4/fast*"),
+            Limit("key", made.id, "usd_total", 1, rolling=True, hard=True, shadow=True, fails_open=False),
+        )
+        shared = (Limit("project", "prj_1", "rpm", 600, fails_open=True),)
+        for limit in (*shared, *reversed(own)):
+            await keys.set_limit(limit)
+        known = await keys.lookup(a_key().digest)
+        assert known is not None
+        assert known.limits == (*own, *shared)
+        assert await keys.limits() == (*own, *shared)
+        assert await keys.limits("key") == await keys.limits("key", made.id) == own
+        assert await keys.limits("project", "prj_1") == shared
+        assert await keys.limits("project", "prj_2") == ()
 
-    (tmp_path / sqlite.FILE).touch(mode=0o644)
-    run(in_database(Place("sqlite", tmp_path)), scenario)
+    run(opened, scenario)
 
 
-def test_the_schema_in_the_code_is_the_newest_revision() -> None:
-    assert ScriptDirectory.from_config(migrate.settings()).get_heads() == [schema.SCHEMA]
-
-
-def test_the_tables_in_the_code_are_those_that_the_revisions_make(tmp_path: Path) -> None:
+def test_there_is_one_limit_for_a_meter_and_a_model(opened: Open) -> None:
     async def scenario(keys: Access) -> None:
-        with closing(sqlite3.connect(tmp_path / sqlite.FILE)) as connection:
-            assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-            for table in schema.metadata.tables.values():
-                made = connection.execute(f"PRAGMA table_info({table.name})").fetchall()
-                assert [(row[1], bool(row[3])) for row in made] == [
-                    (column.name, not column.nullable) for column in table.columns
-                ]
-
-    run(in_database(Place("sqlite", tmp_path)), scenario)
-
-
-def test_a_current_database_opens_without_alembic(tmp_path: Path) -> None:
-    run(in_database(Place("sqlite", tmp_path)), nothing)
-    script = (
-        "import asyncio, sys, pathlib\n"
-        "from penstock.stores.sql import open_stores\n"
-        "async def main():\n"
-        "    stores = await open_stores('sqlite', pathlib.Path(sys.argv[1]))\n"
-        "    await stores.close()\n"
-        "asyncio.run(main())\n"
-        "sys.exit('alembic' in sys.modules)\n"
-    )
-    assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False).returncode == 0
-
-
-def test_processes_that_start_at_once_migrate_once_and_all_keep_their_keys(tmp_path: Path) -> None:
-    script = (
-        "import asyncio, os, sys, pathlib\n"
-        "from penstock.stores.base import NewKey\n"
-        "from penstock.stores.sql import open_stores\n"
-        "async def main():\n"
-        "    sys.stdin.readline()\n"
-        "    stores = await open_stores('sqlite', pathlib.Path(sys.argv[1]))\n"
-        "    for n in range(10):\n"
-        "        await stores.access.create_key(NewKey(f'key_{sys.argv[2]}_{n}', 'n', (), 'h', os.urandom(32)))\n"
-        "    await stores.close()\n"
-        "asyncio.run(main())\n"
-    )
-    command = [sys.executable, "-W", "error", "-c", script, str(tmp_path)]
-    processes = [subprocess.Popen([*command, str(n)], stdin=subprocess.PIPE) for n in range(3)]
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write(b"go\n")
-        process.stdin.close()
-    assert [process.wait(60) for process in processes] == [0, 0, 0]
-
-    async def scenario(keys: Access) -> None:
-        assert len(await keys.keys()) == 30
-        assert await keys.generation() == 30
-
-    run(in_database(Place("sqlite", tmp_path)), scenario)
-
-
-def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
-    run(in_database(Place("sqlite", tmp_path)), nothing)
-    with closing(sqlite3.connect(tmp_path / sqlite.FILE)) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-        connection.execute("UPDATE schema_compatible SET since = '9999'")
-        connection.commit()
-    with pytest.raises(StoreUnavailable, match="newer version of Penstock"):
-        run(in_database(Place("sqlite", tmp_path)), nothing)
-
-
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    (tmp_path / sqlite.FILE).write_bytes(b"not a database, but long enough to be read as one" * 100)
-    with pytest.raises(StoreUnavailable, match="not a database"):
-        run(in_database(Place("sqlite", tmp_path)), nothing)
-
-
-def test_a_database_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreUnavailable, match="No such file or directory"):
-        run(in_database(Place("sqlite", tmp_path / "missing")), nothing)
-
-
-def test_another_kind_of_store_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreUnavailable, match="sqlite"):
-        asyncio.run(database.open_database("mysql://db/penstock", tmp_path))
-
-
-def test_a_writer_that_holds_the_lock_too_long_makes_a_change_unavailable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite, "BUSY", 0.1)
-
-    async def scenario(keys: Access) -> None:
-        with closing(sqlite3.connect(tmp_path / sqlite.FILE, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(StoreUnavailable, match="locked"):
-                await keys.create_key(a_key())
-            assert await keys.keys() == ()  # readers do not wait for the writer
-            other.execute("ROLLBACK")
         await keys.create_key(a_key())
+        first = Limit("key", "key_0001", "rpm", 60)
+        second = Limit("key", "key_0001", "rpm", 6, "gpt-5.4")
+        later = Limit("key", "key_0001", "rpm", 30, shadow=True)
+        for limit in (first, second, later):
+            await keys.set_limit(limit)
+        assert await keys.limits() == (later, second)
+        assert await keys.remove_limit(second.id) == second
+        with pytest.raises(LimitNotFound):
+            await keys.remove_limit(second.id)
+        with pytest.raises(LimitNotFound):
+            await keys.remove_limit("nonsense")
+        assert await keys.limits() == (later,)
 
-    run(in_database(Place("sqlite", tmp_path)), scenario)
+    run(opened, scenario)
+
+
+def test_a_limit_holds_for_a_key_that_is_there(opened: Open) -> None:
+    async def scenario(keys: Access) -> None:
+        with pytest.raises(KeyNotFound):
+            await keys.set_limit(Limit("key", "key_0001", "rpm", 60))
+        assert await keys.limits() == ()
+
+    run(opened, scenario)

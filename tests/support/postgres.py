@@ -98,11 +98,11 @@ class PostgresServer:
         """What the server wrote."""
         return (self.directory / "log").read_text("utf-8", "replace")
 
-    def stop(self) -> None:
-        """Stop it at once, cutting every connection, as a restart for an update does."""
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop it at once, cutting every connection: as a restart for an update does, or by SIGQUIT as in a crash."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
-            self._process.send_signal(signal.SIGINT)
+            self.thaw()
+            self._process.send_signal(how)
             self._process.wait(START)
             self._process = None
 
@@ -134,5 +134,5 @@ def postgres_server() -> Iterator[PostgresServer]:
         server.start()
         yield server
     finally:
-        server.stop()
+        server.stop(signal.SIGQUIT)
         shutil.rmtree(directory, ignore_errors=True)
