@@ -26,7 +26,12 @@ from support.serving import PENSTOCK
 from support.upstreams import ThreadedUpstream, threaded_upstream
 
 KEY = "sk-for-the-tests-of-chat"
-COMMANDS = (*((verb,) for verb in VERBS), ("keys", "create"), ("keys", "list"), ("keys", "revoke"))
+GROUPS = {
+    "keys": ("create", "list", "edit", "revoke"),
+    "projects": ("create", "list", "edit", "archive"),
+    "limits": ("set", "list", "remove"),
+}
+COMMANDS = (*((verb,) for verb in VERBS), *((group, verb) for group, verbs in GROUPS.items() for verb in verbs))
 
 
 @pytest.fixture(autouse=True)

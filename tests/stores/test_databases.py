@@ -240,6 +240,25 @@ def test_what_is_said_of_a_database_that_is_not_there_has_no_password(url: str, 
         error = error.__cause__
 
 
+def test_a_user_that_may_not_change_tables_is_told_what_to_do_and_uses_what_another_made(
+    postgres: PostgresServer,
+) -> None:
+    owner = postgres.create()
+    name = owner.partition("@/")[2].partition("?")[0]
+    postgres.sql(name, f"CREATE ROLE guest_{name} LOGIN")
+    guest = Place(owner.replace("postgres@", f"guest_{name}@"), Path())
+    with pytest.raises(StoreUnavailable, match="penstock migrate"):
+        run(guest, nothing)
+    run(Place(owner, Path()), nothing)
+    postgres.sql(name, f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO guest_{name}")
+
+    async def scenario(keys: Access) -> None:
+        await keys.create_key(a_key())
+        assert await keys.generation() == 1
+
+    run(guest, scenario)
+
+
 def test_a_change_waits_for_another_only_so_long(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "BUSY", 0.2)
 

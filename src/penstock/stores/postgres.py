@@ -23,9 +23,11 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from penstock.config.database import where
+from penstock.stores.base import StoreUnavailable
 from penstock.stores.database import BUSY, CONNECTIONS, SETUP, Database
 
 STATEMENT = 10.0
+FORBIDDEN = "42501"  # insufficient_privilege
 MIGRATING = 0x50656E73  # the advisory lock's number, any that others are unlikely to take
 
 
@@ -50,6 +52,14 @@ class PostgresDatabase(Database):
                     await connection.execute(sa.text(f"SET LOCAL lock_timeout = {int(SETUP * 1000)}"))
                     await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATING)))
                     yield connection
+        except StoreUnavailable as error:
+            cause = error.__cause__
+            if isinstance(cause, sa.exc.DBAPIError) and getattr(cause.orig, "sqlstate", "") == FORBIDDEN:
+                fix = (
+                    "run `penstock migrate` with the URL of a user that may change tables, and grant this one their use"
+                )
+                raise StoreUnavailable(f"{error}: {fix}") from error
+            raise
         finally:
             await engine.dispose()
 

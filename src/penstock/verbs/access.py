@@ -33,7 +33,7 @@ from penstock.verbs.stored import Place
 
 T = TypeVar("T")
 _NAMES = re.compile(r"\s*,\s*")
-_SPAN = re.compile(r"(\d{1,5})([hdw])")
+_SPAN = re.compile(r"([1-9]\d{0,3})([hdw])")
 _HOURS = {"h": 1, "d": 24, "w": 168}
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
