@@ -9,8 +9,9 @@ A run is held under a lease of LEASE seconds, renewed while it goes on. It ends 
 releases what it had claimed; a parent that dies leaves its leases to lapse.
 
 When it fails: while the store is away nothing is claimed (fail closed: whoever sends the header asks for just this),
-and repeats of what is remembered here are answered. An end that cannot be written is written when the store is back,
-until when the lease is kept. Beyond UNWRITTEN of such ends the oldest is let go: its key may then run again.
+and repeats of what is remembered here are answered. An end that cannot be written is written when the store is back;
+should another host have taken the key meanwhile, because the lease has lapsed, that one's run counts. Beyond UNWRITTEN
+of such ends the oldest is let go: its key may then run again.
 """
 
 from __future__ import annotations
@@ -218,12 +219,11 @@ class IdempotentRuns:
     # -- now and then
 
     async def renew(self) -> None:
-        """Keep hold of what runs here or could not be written, and write the latter."""
+        """Keep hold of what runs here, and write the ends that could not be written."""
         if self._store is None:
             return
         unwritten = [finished for finished in self._finished.values() if not finished.written]
         claims = [going.run.claim for going in self._going.values()]
-        claims += [finished.run.claim for finished in unwritten]
         try:
             if claims:
                 await self._patience.wait(self._store.renew(claims, self._clock() + LEASE))
