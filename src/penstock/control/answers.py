@@ -35,6 +35,7 @@ from penstock.link import (
 from penstock.stores.base import StoreUnavailable
 from penstock.stores.base.answers import Answers, NoSuchCursor
 from penstock.types import KeptAnswer
+from penstock.wire.answer import BROKEN
 
 LINE_BYTES = 64 * 1024 * 1024
 BATCH, BATCH_BYTES = 100, 8 * 1024 * 1024
@@ -115,7 +116,7 @@ class KeptAnswers:
     def _queue(self, message: KeepAnswer) -> None:
         try:
             named = _named(message.body)
-        except msgspec.DecodeError:
+        except BROKEN:
             named = _Named("")
         if not (_is_name(named.id) and _is_name(named.model)):
             self._counts["unfit"] += 1
