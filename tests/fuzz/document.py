@@ -16,7 +16,11 @@ from typing import Any
 import yaml
 
 SERVED = {
-    "/chat/completions": {"post"},
+    "/chat/completions": {"post", "get"},
+    "/chat/completions/{completion_id}": {"get", "post", "delete"},
+    "/chat/completions/{completion_id}/messages": {"get"},
+    "/chat/completions/{completion}": {"get", "post", "delete"},
+    "/chat/completions/{completion}/messages": {"get"},
     "/completions": {"post"},
     "/embeddings": {"post"},
     "/models": {"get"},

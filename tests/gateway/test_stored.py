@@ -168,6 +168,8 @@ def test_answers_are_listed_by_pages() -> None:
             ("?metadata[k]=a&limit=2", [ids[0], ids[2]], True),
             ("?metadata%5Bk%5D=b", [ids[1], ids[3]], False),
             ("?metadata[k]=a&metadata[x]=y", [], False),
+            ("?metadata[k]=", [], False),
+            ("?metadata=&model=&after=", ids, False),
         ):
             page = (await get(running, query)).json()
             assert ([one["id"] for one in page["data"]], page["has_more"]) == (wanted, more), query
@@ -181,6 +183,8 @@ def test_answers_are_listed_by_pages() -> None:
     ("query", "param"),
     [
         ("limit=0", "limit"),
+        ("limit=", "limit"),
+        ("metadata=x", "metadata"),
         ("limit=101", "limit"),
         ("limit=x", "limit"),
         ("limit=-1", "limit"),

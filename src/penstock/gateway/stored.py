@@ -44,11 +44,8 @@ class Stored:
 
     async def list(self, scope: str, query: bytes) -> bytes:
         given = _parameters(query)
-        metadata = {
-            name[9:-1]: value for name, value in given.items() if name.startswith("metadata[") and name.endswith("]")
-        }
         limit, descending, after = _paging(given)
-        page = Page(limit, descending, after, given.get("model", ""), metadata)
+        page = Page(limit, descending, after, given.get("model", ""), _metadata(given))
         found = await self._found(lambda ref: ListAnswers(ref, scope, page))
         if found is None:
             raise _missing(after, "after")
@@ -100,7 +97,7 @@ def answer_id_of(path: bytes) -> str:
 def _parameters(query: bytes) -> dict[str, str]:
     """The query's parameters; of one that is repeated the last."""
     try:
-        return dict(parse_qsl(query.decode("ascii", "replace"), max_num_fields=FIELDS))
+        return dict(parse_qsl(query.decode("ascii", "replace"), keep_blank_values=True, max_num_fields=FIELDS))
     except ValueError as error:
         raise InvalidRequest(f"The query has more than {FIELDS} parameters.") from error
 
@@ -115,6 +112,19 @@ def _paging(given: dict[str, str]) -> tuple[int, bool, str]:
     if order not in ("asc", "desc"):
         raise InvalidRequest("Invalid 'order': expected 'asc' or 'desc'.", param="order", code="invalid_value")
     return int(limit), order == "desc", given.get("after", "")
+
+
+def _metadata(given: dict[str, str]) -> dict[str, str]:
+    """The pairs that are asked for, each as ``metadata[name]=value``."""
+    pairs = {}
+    for name, value in given.items():
+        if name.startswith("metadata["):
+            pairs[name.removeprefix("metadata[").removesuffix("]")] = value
+        elif name == "metadata" and value:
+            raise InvalidRequest(
+                "Invalid 'metadata': write each pair as metadata[name]=value.", param="metadata", code="invalid_type"
+            )
+    return pairs
 
 
 def _shown(answer: KeptAnswer) -> bytes:
