@@ -174,7 +174,7 @@ def test_answers_are_listed_by_pages() -> None:
             page = (await get(running, query)).json()
             assert ([one["id"] for one in page["data"]], page["has_more"]) == (wanted, more), query
         empty = (await get(running, "?model=none")).json()
-        assert (empty["first_id"], empty["last_id"]) == (None, None)
+        assert (empty["first_id"], empty["last_id"]) == ("", "")
 
     with_gateway(test)
 

@@ -140,7 +140,7 @@ def _shown(answer: KeptAnswer) -> bytes:
 
 
 def _list(data: list[Any], ids: list[str], more: bool) -> bytes:
-    first, last = (ids[0], ids[-1]) if ids else (None, None)
+    first, last = (ids[0], ids[-1]) if ids else ("", "")  # strings, by OpenAI's document
     return _encode({"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": more})
 
 
