@@ -32,7 +32,7 @@ def projects() -> None:
 @click.option("--models", metavar="A,B", help="Models its keys may use, such as gpt-5.4,local-*. Default: all.")
 @click.option("--endpoints", metavar="A,B", help="What its keys may call, such as chat.completions. Default: all.")
 @click.option("--metadata", metavar="K=V", multiple=True, help="Anything to find it by; may be given several times.")
-@click.option("--keep-content", is_flag=True, help="Permit that its prompts and answers are kept.")
+@click.option("--keep-content", is_flag=True, help="Keep all its chat completions, to be fetched later.")
 @as_json
 @stored.options
 def create(place: Place, as_json: bool, keep_content: bool, **given: Any) -> None:
@@ -95,7 +95,7 @@ def list_(place: Place, as_json: bool) -> None:
 @click.option(
     "--metadata", metavar="K=V", multiple=True, help="In place of all that it has; may be given several times."
 )
-@click.option("--keep-content/--no-keep-content", default=None, help="Whether its prompts and answers may be kept.")
+@click.option("--keep-content/--no-keep-content", default=None, help="Whether all its chat completions are kept.")
 @as_json
 @stored.options
 def edit(place: Place, project: str, as_json: bool, keep_content: bool | None, **given: Any) -> None:
