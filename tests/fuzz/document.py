@@ -41,9 +41,10 @@ def cut(document: dict[str, Any]) -> dict[str, Any]:
             full = path if path.startswith("/v1/") or path in OTHERS else f"/v1{path}"
             kept[full] = {name: value for name, value in item.items() if name not in METHODS or name in methods}
     _link(kept)
+    schemas = document.get("components", {}).get("schemas", {})
     for item in kept.values():
         for operation in item.values():
-            _wrap_events(operation)
+            _wrap_events(operation, schemas)
     smaller = {name: value for name, value in document.items() if name not in ("paths", "servers", "tags", "webhooks")}
     smaller = {name: value for name, value in smaller.items() if not name.startswith("x-")} | {"paths": kept}
     everything = document.get("components", {})
@@ -61,12 +62,15 @@ def cut(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def amend(part: Any) -> None:
-    """Put in what OpenAI's document forgets: embeddings in base64, a fingerprint that is null, streamed completions."""
+    """Put in what OpenAI's document forgets: embeddings in base64, a fingerprint that is null, streamed completions,
+    the usage of a response that is in progress, which is null."""
     for name, value in list(part.items()) if isinstance(part, dict) else enumerate(part):
         if name == "embedding" and isinstance(value, dict) and value.get("type") == "array":
             part[name] = {"anyOf": [value, {"type": "string"}]}
         elif name == "system_fingerprint" and isinstance(value, dict) and value.get("type") == "string":
             part[name] = {"type": ["string", "null"]}
+        elif name == "usage" and isinstance(value, dict) and value.get("$ref", "").endswith("/ResponseUsage"):
+            part[name] = {"anyOf": [value, {"type": "null"}]}
         elif name == "/v1/completions":
             value["post"]["responses"]["200"]["content"].setdefault("text/event-stream", {})
         elif isinstance(value, dict | list):
@@ -81,11 +85,14 @@ def _link(paths: dict[str, Any]) -> None:
         paths["/v1/models"]["get"]["responses"]["200"]["links"] = {"model": link}
 
 
-def _wrap_events(operation: Any) -> None:
+def _wrap_events(operation: Any, schemas: dict[str, Any]) -> None:
     """Where a stream's schema is that of what its events carry, as in OpenAI's document, say so in JSON Schema."""
     content = operation["responses"].get("200", {}).get("content", {}) if isinstance(operation, dict) else {}
     carried = content.get("text/event-stream", {}).get("schema")
-    if carried is not None and not carried.get("$ref", "").endswith("Event"):
+    if carried is None:
+        return
+    named = schemas.get(carried.get("$ref", "").rpartition("/")[2], carried)
+    if "data" not in named.get("properties", ()):
         data = [{"const": DONE}, {"type": "string", "contentMediaType": "application/json", "contentSchema": carried}]
         content["text/event-stream"]["schema"] = {"type": "object", "properties": {"data": {"anyOf": data}}}
 
