@@ -15,6 +15,7 @@ from penstock.config import (
     AnswersConfig,
     Breaker,
     Deadlines,
+    Ledger,
     Limits,
     Model,
     Retries,
@@ -39,6 +40,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`[retries]`": Retries,
     "`[breaker]`": Breaker,
     "`[answers]`": AnswersConfig,
+    "`[ledger]`": Ledger,
 }
 NOT_SETTINGS = ("name", "settings")  # of an Upstream: they come from the table's own name and from its type
 

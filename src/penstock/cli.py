@@ -23,6 +23,7 @@ VERBS = {
     "keys": Verb("penstock.verbs.keys", "keys", "Make, list, edit and revoke API keys."),
     "projects": Verb("penstock.verbs.projects", "projects", "Make, list, edit and archive projects of keys."),
     "limits": Verb("penstock.verbs.limits", "limits", "Set, list and remove limits of keys and projects."),
+    "usage": Verb("penstock.verbs.usage", "usage", "Tell what was used: requests, tokens, dollars."),
     "migrate": Verb("penstock.verbs.migrate", "migrate", "Bring the database to this version's schema."),
     "chat": Verb("penstock.verbs.chat", "chat", "Talk to a model of a running server."),
     "check": Verb("penstock.verbs.check_url", "check_url", "Check anyone's OpenAI-compatible server."),

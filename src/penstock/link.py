@@ -97,6 +97,24 @@ class KeyAnswer(msgspec.Struct, frozen=True, tag=True):
     available: bool = True
 
 
+class UsageQuestion(msgspec.Struct, frozen=True, tag=True):
+    """Worker: what has the key of this id used? `query` is that of the URL."""
+
+    ref: int
+    key_id: str
+    query: bytes
+
+
+class UsageAnswer(msgspec.Struct, frozen=True, tag=True):
+    """Parent: `body` is the answer in JSON; None with a `problem` of the query and the parameter at fault, or without
+    one when the ledger cannot say."""
+
+    ref: int
+    body: bytes | None = None
+    problem: str = ""
+    param: str = ""
+
+
 class KeysChanged(msgspec.Struct, frozen=True, tag=True):
     """Parent: forget every cached key, known and unknown."""
 
@@ -253,6 +271,8 @@ Message = (
     | Ready
     | KeyLookup
     | KeyAnswer
+    | UsageQuestion
+    | UsageAnswer
     | KeysChanged
     | Health
     | Reconfigure

@@ -36,11 +36,14 @@ class Told:
         return [pid for pid in children(os.getpid()) if pid not in self._others]
 
     def handlers(self) -> Handlers:
-        return Handlers(self._lookup, self._snapshot, self._gone, self._answers, self._runs)
+        return Handlers(self._lookup, self._snapshot, self._gone, self._answers, self._runs, self._usage)
 
     def _lookup(self, question: link.KeyLookup, send: Callable[[link.KeyAnswer], None]) -> None:
         self.lookups.append(send)
         self.news.set()
+
+    def _usage(self, question: link.UsageQuestion, send: Callable[[link.UsageAnswer], None]) -> None:
+        raise AssertionError("a stand-in asks no such thing")
 
     def _snapshot(self, worker: int, snapshot: link.Snapshot) -> None:
         self.snapshots += [(worker, series.labels[0]) for series in snapshot.series]

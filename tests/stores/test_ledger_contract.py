@@ -13,12 +13,12 @@ import pytest
 
 from penstock.limits import Limit
 from penstock.stores import batch, sqlledger
-from penstock.stores.base import AttemptRow, Ledger, Mark, RequestRow, RowQuery, UsageLine, UsageQuery
+from penstock.stores.base import Ledger, Mark, RequestRow, RowQuery, UsageLine, UsageQuery
 from penstock.stores.memoryledger import MemoryLedger
 from penstock.stores.sql import open_stores
 from support.databases import KINDS, Place, place_of
+from support.ledger import NOON, a_row, an_attempt
 
-NOON = 1_793_880_000.0  # 2026-11-05T12:00Z
 NOW = NOON + 7 * 86_400
 
 Opened = tuple[Ledger, Callable[[], Awaitable[None]]]
@@ -60,68 +60,6 @@ def run(opened: Open, scenario: Callable[[Ledger], Awaitable[None]]) -> None:
             await close()
 
     asyncio.run(main())
-
-
-def an_attempt(request_id: str, number: int = 1, **changes: Any) -> AttemptRow:
-    row = AttemptRow(
-        id=f"{request_id}/{number}",
-        request_id=request_id,
-        number=number,
-        provider="openai",
-        model="gpt-5.4",
-        status=200,
-        outcome="ok",
-        prompt_tokens=100,
-        cached_tokens=40,
-        completion_tokens=20,
-        reasoning_tokens=5,
-        prompt_source="reported",
-        completion_source="reported",
-        cost_nanos=1_000,
-        price_version="2026-11",
-        duration_ms=812.25,
-        wait_ms=0.0,
-        state="complete",
-    )
-    return msgspec.structs.replace(row, id=f"{request_id}/{number}", **changes)
-
-
-def a_row(number: int = 1, at: float = NOON, **changes: Any) -> RequestRow:
-    """The request of that number, which began at that time."""
-    id_ = f"req_{int(at * 1000):012x}{number:06x}abcdef012345"
-    row = RequestRow(
-        id=id_,
-        started_at=at,
-        key_id="key_a",
-        project_id="prj_1",
-        endpoint="chat.completions",
-        asked="gpt-5.4",
-        route="gpt-*",
-        provider="openai",
-        model="gpt-5.4",
-        stream=True,
-        status=200,
-        ended="ok",
-        code=None,
-        finish="stop",
-        prompt_tokens=100,
-        cached_tokens=40,
-        completion_tokens=20,
-        reasoning_tokens=5,
-        prompt_source="reported",
-        completion_source="reported",
-        cost_nanos=1_000,
-        price_version="2026-11",
-        duration_ms=812.25,
-        first_event_ms=120.5,
-        tags="",
-        user=None,
-        safety_identifier=None,
-        trace=b'{"attempts":[]}',
-        state="complete",
-        attempts=(an_attempt(id_),),
-    )
-    return msgspec.structs.replace(row, **changes)
 
 
 def a_line(*group: str, requests: int = 1, **changes: Any) -> UsageLine:

@@ -21,6 +21,7 @@ from penstock import link
 from penstock.config import AnswersConfig, Breaker, Config, Model, Retries, TargetConfig, Upstream
 from penstock.control.answers import KeptAnswers
 from penstock.control.runs import IdempotentRuns
+from penstock.control.usage import OwnUsage
 from penstock.gateway import heads
 from penstock.gateway.api import Api, Kept
 from penstock.gateway.auth import Auth
@@ -33,6 +34,7 @@ from penstock.gateway.routing import Routes
 from penstock.gateway.stored import Stored
 from penstock.gateway.telemetry import Metrics, Telemetry
 from penstock.gateway.upstream import Entry, Lanes, Upstreams
+from penstock.gateway.usage import Usage
 from penstock.http.client import SWEEP, Pool
 from penstock.http.server import Server
 from penstock.link import KeyAnswer
@@ -107,7 +109,11 @@ class Kin:
         self.answers_store, self.runs_store = MemoryAnswers(), MemoryRuns()
         self._found: Questions[link.AnswersFound] = Questions(self.send)
         self._claimed: Questions[link.RunClaimed] = Questions(self.send)
+        self._told: Questions[link.UsageAnswer] = Questions(self.send)
         self.kept = Kept(Stored(self._found.ask), Idempotency(self._claim, self.send))
+        self.own_usage = OwnUsage(time.time)  # it knows nothing until it is given a ledger
+        self.usage = Usage(self._told.ask)
+        self._telling: set[asyncio.Task[None]] = set()
 
     def send(self, message: link.Message) -> bool:
         """Take a message of the worker's."""
@@ -116,7 +122,14 @@ class Kin:
                 self.answers.receive(message, lambda found: self._found.answered(found.ref, found))
             case link.ClaimRun() | link.FinishRun() | link.ReleaseRun():
                 self.runs.receive(0, message, lambda claimed: self._claimed.answered(claimed.ref, claimed))
+            case link.UsageQuestion():
+                task = asyncio.ensure_future(self._tell(message))
+                self._telling.add(task)
+                task.add_done_callback(self._telling.discard)
         return True
+
+    async def _tell(self, question: link.UsageQuestion) -> None:
+        self._told.answered(question.ref, await self.own_usage.answer(question))
 
     async def _claim(self, run: Run) -> link.RunClaimed | None:
         return await self._claimed.ask(lambda ref: link.ClaimRun(ref, run))
@@ -293,7 +306,7 @@ async def gateway(
     stages = Gateway(routes, Upstreams(lanes, retries, lambda: 0.0), telemetry, heartbeats, keeper)
     now = clock or asyncio.get_running_loop().time
     auth = Auth(lookup, now, server_config.auth_failures, telemetry.metrics.auth_failed)
-    api = Api(stages, auth, heads.RequestIds(wall_clock), server_config.trusted_proxies, kin.kept)
+    api = Api(stages, auth, heads.RequestIds(wall_clock), server_config.trusted_proxies, kin.kept, kin.usage)
     server = Server(api, server_config.limits, wall_clock)
     running = Running(server, api, entries, lookup, recorder, kin)
     sock = socket.create_server(("127.0.0.1", 0))

@@ -16,14 +16,24 @@ from penstock.config import files, routes, serving, upstreams
 from penstock.config.database import has_password
 from penstock.config.lines import Lines
 from penstock.config.problems import ConfigError, Problem
-from penstock.config.shapes import AnswersConfig, Breaker, Config, Model, Retries, Server, TargetConfig, Upstream
+from penstock.config.shapes import (
+    AnswersConfig,
+    Breaker,
+    Config,
+    Ledger,
+    Model,
+    Retries,
+    Server,
+    TargetConfig,
+    Upstream,
+)
 from penstock.config.typed import Faults, build, keep, unknown
 
 MODEL: Final = "gpt-5.4"  # the name that every example asks for
 DEMO: Final = "penstock-demo"
 
 _FILE_BYTES = 1024 * 1024  # none is larger; what is, was meant for something else
-_TABLES = ("server", "providers", "models", "retries", "breaker", "answers")
+_TABLES = ("server", "providers", "models", "retries", "breaker", "answers", "ledger")
 
 _S = TypeVar("_S", bound=msgspec.Struct)
 
@@ -51,6 +61,7 @@ def load(path: Path, env: Mapping[str, str], types: upstreams.Types) -> Config:
     retries = _settings("retries", Retries, table, faults)
     breaker = _settings("breaker", Breaker, table, faults)
     answers = _settings("answers", AnswersConfig, table, faults)
+    ledger = _settings("ledger", Ledger, table, faults)
     if faults.found or outside.found:
         raise ConfigError([*faults.found, *outside.found], str(path))
     config = Config(
@@ -60,6 +71,7 @@ def load(path: Path, env: Mapping[str, str], types: upstreams.Types) -> Config:
         retries=retries,
         breaker=breaker,
         answers=answers,
+        ledger=ledger,
     )
     _warn(config, path if public else None, faults)
     return msgspec.structs.replace(config, warnings=tuple(faults.warnings))

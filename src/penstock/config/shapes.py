@@ -149,6 +149,12 @@ class AnswersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_bytes: Annotated[int, msgspec.Meta(ge=1024, le=7 * 1024 * 1024)] = 4 * 1024 * 1024  # answer and messages
 
 
+class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept of requests."""
+
+    retention_days: Annotated[int, msgspec.Meta(ge=0, le=36_500)] = 0  # of rows; their sums stay; 0 = for ever
+
+
 class Config(msgspec.Struct, frozen=True):
     """The whole of it, validated. `providers` and `models` by name; a model's name may end in ``*``.
 
@@ -161,4 +167,5 @@ class Config(msgspec.Struct, frozen=True):
     retries: Retries = Retries()
     breaker: Breaker = Breaker()
     answers: AnswersConfig = AnswersConfig()
+    ledger: Ledger = Ledger()
     warnings: tuple[Problem, ...] = ()

@@ -20,11 +20,12 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -35,15 +36,17 @@ from penstock.control.answers import KeptAnswers
 from penstock.control.engines import Engines, Running
 from penstock.control.metrics import Metrics
 from penstock.control.reloading import ConfigFile, NotApplied, Reloader
+from penstock.control.retention import Retention
 from penstock.control.runs import IdempotentRuns
 from penstock.control.sockets import Listener, ListenError
 from penstock.control.terminal import Terminal
+from penstock.control.usage import OwnUsage
 from penstock.engine.process import UnusableDirectory
 from penstock.engine.spec import EngineSpec
-from penstock.link import KeyAnswer, KeyLookup, SeriesValue
+from penstock.link import KeyAnswer, KeyLookup, SeriesValue, UsageAnswer, UsageQuestion
 from penstock.providers.llama import LlamaSettings, model_file
 from penstock.providers.secrets import Secret
-from penstock.stores.base import Access, StoreUnavailable
+from penstock.stores.base import Access, Ledger, StoreUnavailable
 from penstock.stores.base.answers import Answers
 from penstock.stores.base.runs import Runs
 
@@ -59,6 +62,9 @@ OWN = -1  # in place of a worker's number: the parent's own counts
 FIRST_KEY = "first-key"
 ADMIN_KEY = "admin-key"
 
+Q = TypeVar("Q")
+A = TypeVar("A")
+
 _log = logging.getLogger("penstock.parent")
 
 
@@ -73,6 +79,9 @@ class Stores(Protocol):
 
     @property
     def runs(self) -> Runs: ...
+
+    @property
+    def ledger(self) -> Ledger: ...
 
     async def close(self) -> None: ...
 
@@ -140,6 +149,8 @@ class Parent:
         )
         self._answers = KeptAnswers(config.answers)
         self._runs = IdempotentRuns()
+        self._usage = OwnUsage(time.time)
+        self._retention = Retention(config.ledger.retention_days, time.time)
         self._workers: workers.Workers | None = None
         self._running: asyncio.Task[None] | None = None
         self._stores: Stores | None = None
@@ -189,7 +200,12 @@ class Parent:
         self._engines.follow(_specs(self._config))
         start = link.Start(0, self._config, edge.descriptors, self._engines.addresses)
         handlers = workers.Handlers(
-            self._look_up, self._metrics.update, self._gone, self._answers.receive, self._runs.receive
+            self._look_up,
+            self._metrics.update,
+            self._gone,
+            self._answers.receive,
+            self._runs.receive,
+            self._tell_usage,
         )
         self._workers = workers.Workers(server.workers, start, handlers, self._health(), self._command)
         self._running = self._start(self._workers.run())
@@ -205,11 +221,13 @@ class Parent:
         assert self._workers is not None
         sql = await asyncio.to_thread(_load, STORES)
         self._stores = stores = await sql.open_stores(_store(self._config.server.store), directory)
+        self._usage.open(stores.ledger)
         await self._lookups.open(stores.access)
         self._tell_health()
         self._start(self._lookups.poll())
         self._start(self._answers.run(stores.answers))
         self._start(self._runs.run(stores.runs))
+        self._start(self._retention.run(stores.ledger))
         self._start(self._serve_admin(await asyncio.to_thread(_load, ADMIN), directory))
         try:
             async with asyncio.timeout(READY_LIMIT):
@@ -271,12 +289,20 @@ class Parent:
             self._failure.set_exception(error)
 
     def _look_up(self, question: KeyLookup, send: Callable[[KeyAnswer], None]) -> None:
-        task = asyncio.create_task(self._answer(question, send))
+        self._answer(self._lookups.answer, question, send)
+
+    def _tell_usage(self, question: UsageQuestion, send: Callable[[UsageAnswer], None]) -> None:
+        self._answer(self._usage.answer, question, send)
+
+    def _answer(self, find: Callable[[Q], Awaitable[A]], question: Q, send: Callable[[A], None]) -> None:
+        """Send a worker its answer, once it is there."""
+
+        async def answered() -> None:
+            send(await find(question))
+
+        task = asyncio.create_task(answered())
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
-
-    async def _answer(self, question: KeyLookup, send: Callable[[KeyAnswer], None]) -> None:
-        send(await self._lookups.answer(question))
 
     def _keys_changed(self) -> None:
         if self._workers is not None:
@@ -308,6 +334,7 @@ class Parent:
             raise NotApplied([str(error)]) from error
         self._lookups.stale_max = config.server.auth_stale_max
         self._config, self._answers.config = config, config.answers
+        self._retention.days = config.ledger.retention_days
         applied = await self._workers.reconfigure(config, self._engines.addresses, self._health(), APPLY_LIMIT)
         if unwanted:
             self._start(self._stop_engines(unwanted, applied.version))

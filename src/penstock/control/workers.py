@@ -61,6 +61,7 @@ class Handlers(msgspec.Struct, frozen=True):
     gone: Callable[[int], None]
     answers: Callable[[link.AnswersMessage, Callable[[link.AnswersFound], None]], None]
     runs: Callable[[int, link.RunsMessage, Callable[[link.RunClaimed], None]], None]
+    usage: Callable[[link.UsageQuestion, Callable[[link.UsageAnswer], None]], None]
 
 
 class Workers:
@@ -241,6 +242,8 @@ class Workers:
                 self._handlers.answers(message, _way(slot))
             case link.ClaimRun() | link.FinishRun() | link.ReleaseRun():
                 self._handlers.runs(slot.number, message, _way(slot))
+            case link.UsageQuestion():
+                self._handlers.usage(message, _way(slot))
             case link.Snapshot():
                 self._handlers.snapshot(slot.number, message)
                 self._answer(message.ref, slot)

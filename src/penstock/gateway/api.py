@@ -37,6 +37,8 @@ from penstock.gateway.routing import not_found
 from penstock.gateway.stored import MESSAGES, Stored, answer_id_of
 from penstock.gateway.stored import PATH as STORED
 from penstock.gateway.telemetry import log
+from penstock.gateway.usage import PATH as USAGE
+from penstock.gateway.usage import Usage
 from penstock.http.connection import Request
 from penstock.types import JSON, Principal
 from penstock.wire.chat import decode_chat
@@ -63,10 +65,17 @@ class Api:
     """The application of a worker. `store_ok`: whether the key store answered when the parent last looked."""
 
     def __init__(
-        self, gateway: Gateway, auth: Auth, ids: heads.RequestIds, trusted_proxies: tuple[str, ...], kept: Kept
+        self,
+        gateway: Gateway,
+        auth: Auth,
+        ids: heads.RequestIds,
+        trusted_proxies: tuple[str, ...],
+        kept: Kept,
+        usage: Usage,
     ) -> None:
         self.gateway = gateway
         self._kept = kept
+        self._usage = usage
         self.auth = auth
         self.store_ok = True
         self._ids = ids
@@ -77,6 +86,7 @@ class Api:
             b"/v1/models": _methods(get=self._list_models),
             **{b"/v1/%b" % name.encode(): _methods(post=self._neighbour(name)) for name in DECODERS},
             b"/v1/penstock/explain": _methods(post=self._explain),
+            USAGE: _methods(get=self._own_usage),
             b"/health": _methods(get=self._health),
             b"/ready": _methods(get=self._ready),
         }
@@ -229,6 +239,9 @@ class Api:
 
     async def _explain(self, request: Request, exchange: Exchange) -> None:
         self._respond(request, exchange, explain(self.gateway, _principal(exchange), request.body))
+
+    async def _own_usage(self, request: Request, exchange: Exchange) -> None:
+        self._respond(request, exchange, await self._usage.own(_principal(exchange).key_id, request.query))
 
     async def _health(self, request: Request, exchange: Exchange) -> None:
         self._respond(request, exchange, {"status": "ok"}, record=False)

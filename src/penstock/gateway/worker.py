@@ -39,6 +39,7 @@ from penstock.gateway.routing import Routes
 from penstock.gateway.stored import Stored
 from penstock.gateway.telemetry import AccessLog, Metrics, Telemetry, log
 from penstock.gateway.upstream import Entry, Lanes, Prober, Upstreams
+from penstock.gateway.usage import Usage
 from penstock.http.client import SWEEP, Pool
 from penstock.http.server import Server
 from penstock.providers import registry
@@ -81,6 +82,7 @@ class Worker:
         self.channel: link.Channel | None = None
         self._stored: Questions[link.AnswersFound] = Questions(self._send)
         self._claims: Questions[link.RunClaimed] = Questions(self._send)
+        self._usage: Questions[link.UsageAnswer] = Questions(self._send)
         self._lookups: dict[int, asyncio.Future[link.KeyAnswer]] = {}
         self._refs = itertools.count(1)
         self._health = link.Health(store_ok=True, engines_down={})
@@ -110,6 +112,8 @@ class Worker:
                 self._stored.answered(message.ref, message)
             case link.RunClaimed():
                 self._claims.answered(message.ref, message)
+            case link.UsageAnswer():
+                self._usage.answered(message.ref, message)
             case link.KeysChanged():
                 if self._auth is not None and self._revocation is not None:
                     self._auth.forget()
@@ -249,7 +253,9 @@ class Worker:
         self._entries, self._settled = set(self._now.entries.values()), start.version
         auth = Auth(self.lookup, loop.time, config.server.auth_failures, self._metrics.auth_failed)
         kept = Kept(Stored(self._stored.ask), Idempotency(self._claim, self._send))
-        api = Api(self._now.gateway, auth, heads.RequestIds(), config.server.trusted_proxies, kept)
+        api = Api(
+            self._now.gateway, auth, heads.RequestIds(), config.server.trusted_proxies, kept, Usage(self._usage.ask)
+        )
         self._auth, self._api = auth, api
         self._apply_health()
         self._server = server = Server(api, config.server.limits)
