@@ -14,11 +14,12 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import httpx
 import pytest
 
 from penstock.fake_upstream import Answer
 from penstock.fake_upstream.script import ToolCall
-from support.serving import Served, serving
+from support.serving import INHERITED, PENSTOCK, Served, serving
 from support.upstreams import ThreadedUpstream, threaded_upstream
 
 ROOT = Path(__file__).parents[2]
@@ -216,6 +217,26 @@ def test_the_requests_that_aiders_flags_make_keep_to_the_rules_of_gpt_5_4(
     assert [seen.model for seen in upstream.seen] == ["gpt-5.4"] * 2
 
 
+def test_a_team_has_a_budget_in_common_and_keys_that_work(local: Served, tmp_path: Path) -> None:
+    variables = {"PATH": f"{PENSTOCK.parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    variables |= {"PENSTOCK_DATA_DIR": str(local.data_dir)} | {
+        name: os.environ[name] for name in INHERITED if name in os.environ and name != "PATH"
+    }
+    ran = subprocess.run(
+        ["sh", str(EXAMPLES / "team.sh")], env=variables, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    made = re.findall(r"\bsk-\S+", ran.stdout)
+    assert len(made) == 2
+    for meter in ("usd_per_month", "rpm", "concurrency", "tpm"):
+        assert meter in ran.stdout
+    body = {"model": "gpt-5.4", "messages": [{"role": "user", "content": "Hello."}], "max_tokens": 4}
+    for key in made:
+        headers = {"authorization": f"Bearer {key}"}
+        url = f"{local.base_url}/chat/completions"
+        assert httpx.post(url, json=body, headers=headers, trust_env=False, timeout=30.0).status_code == 200
+
+
 def test_every_example_is_run_by_a_test_and_listed() -> None:
     files = {file.name for file in EXAMPLES.iterdir()} - {"README.md", "penstock.toml"}
     tests = Path(__file__).read_text("utf-8")
@@ -226,10 +247,13 @@ def test_every_example_is_run_by_a_test_and_listed() -> None:
 
 def test_every_example_opens_with_what_it_shows_and_how_to_run_it() -> None:
     for file in EXAMPLES.glob("*.[mps][jyh]*"):
+        environment = "OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=sk-... "
+        if file.name == "team.sh":  # of the operator's
+            environment = "PENSTOCK_DATA_DIR="
         mark = "//" if file.suffix == ".mjs" else "#"
         shows, how, rest = file.read_text("utf-8").split("\n", 2)
         assert shows.startswith(f"{mark} "), file
         assert how.endswith(f" {file.name}") or f" {file.name} " in how, file
-        assert "OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=sk-... " in how, file
+        assert environment in how, file
         assert rest.startswith("\n"), file
         assert "gpt-5.4" in rest, file
