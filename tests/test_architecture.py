@@ -35,12 +35,15 @@ LAYERS = (
     ("stages and rooms", ("penstock.gateway.*", "penstock.control.*")),
     (
         "what stages and rooms share",
-        ("penstock.gateway.heads", "penstock.gateway.refusals", "penstock.control.patience"),
+        (
+            *("penstock.gateway.heads", "penstock.gateway.journal", "penstock.gateway.refusals"),
+            "penstock.control.patience",
+        ),
     ),
     ("the exchange", ("penstock.gateway.exchange",)),
     ("adapters", ("penstock.providers", "penstock.stores", "penstock.engine")),
     ("the data directory", ("penstock.data_dir",)),
-    ("protocols", ("penstock.http", "penstock.wire", "penstock.link")),
+    ("protocols", ("penstock.http", "penstock.wire", "penstock.link", "penstock.journal")),
     ("configuration", ("penstock.config",)),
     ("values", ("penstock.types", "penstock.limits")),
     ("errors", ("penstock.errors", "penstock")),

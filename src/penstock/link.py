@@ -59,6 +59,10 @@ METRICS = (
     Metric("penstock_auth_failures_total", "counter", "Requests refused for their key.", ("reason",)),
     Metric("penstock_kept_answers_total", "counter", "Chat completions that were to be kept.", ("outcome",)),
     Metric("penstock_idempotent_requests_total", "counter", "Requests with an Idempotency-Key.", ("outcome",)),
+    Metric("penstock_ledger_rows_total", "counter", "Requests stored in the ledger.", ("state",)),
+    Metric("penstock_ledger_lag_seconds", "gauge", "How long the oldest finished request has waited to be stored."),
+    Metric("penstock_ledger_journal_bytes", "gauge", "Size of the journals that are not deleted yet."),
+    Metric("penstock_ledger_store_up", "gauge", "Whether the ledger's store answers."),
     Metric("penstock_config_reloads_total", "counter", "Readings of a changed configuration.", ("outcome",)),
     Metric("penstock_config_last_reload_successful", "gauge", "Whether what the configuration file says is served."),
 )
@@ -68,7 +72,8 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     """Parent, first message: serve `config` on the inherited listening sockets `listen_fds`.
 
     `engines`: the address of each local engine by provider name. `version` is that of the configuration: a later one
-    has a greater number.
+    has a greater number. `journal`: how the names of the journal's segments begin, a path that no other process has;
+    empty, none is kept.
     """
 
     worker: int
@@ -76,6 +81,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     listen_fds: tuple[int, ...]
     engines: dict[str, EngineAddress] = {}
     version: int = 0
+    journal: str = ""
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):

@@ -38,7 +38,8 @@ class Wish(msgspec.Struct, frozen=True):
 
     def request(self, key: str) -> bytes:
         """The bytes of it; the marker is its id as the client has it, and its question."""
-        said: dict[str, Any] = {"model": self.model, "messages": [{"role": "user", "content": self.marker}]}
+        messages = [{"role": "user", "content": self.marker}]
+        said: dict[str, Any] = {"model": self.model, "messages": messages, "user": self.marker}
         headers = {"authorization": f"Bearer {key}", "content_type": "application/json"}
         headers["x_client_request_id"] = self.marker
         if self.patience is not None:

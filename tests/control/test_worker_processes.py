@@ -36,7 +36,9 @@ class Told:
         return [pid for pid in children(os.getpid()) if pid not in self._others]
 
     def handlers(self) -> Handlers:
-        return Handlers(self._lookup, self._snapshot, self._gone, self._answers, self._runs, self._usage)
+        return Handlers(
+            self._lookup, self._snapshot, self._gone, self._answers, self._runs, self._usage, lambda worker: ""
+        )
 
     def _lookup(self, question: link.KeyLookup, send: Callable[[link.KeyAnswer], None]) -> None:
         self.lookups.append(send)

@@ -443,6 +443,7 @@ def test_a_reader_that_breaks_ends_its_request_and_no_other(
     class Broken:
         committed = done = False
         usage = None
+        finish = ""
 
         def feed(self, data: bytes) -> bytes:
             raise Breaking

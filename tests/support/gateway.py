@@ -27,6 +27,7 @@ from penstock.gateway.api import Api, Kept
 from penstock.gateway.auth import Auth
 from penstock.gateway.complete import Gateway
 from penstock.gateway.idempotency import Idempotency
+from penstock.gateway.journal import Journal
 from penstock.gateway.keeping import Keeper
 from penstock.gateway.questions import Questions
 from penstock.gateway.relay import Heartbeats
@@ -271,7 +272,7 @@ def chat(key: str | None = KEY, **members: Any) -> bytes:
 
 
 @asynccontextmanager
-async def gateway(
+async def gateway(  # noqa: PLR0913  # each has a default, and is given by name
     *upstreams: Upstream | str,
     models: Mapping[str, Model] | None = None,
     keys: Mapping[str, Principal] | None = None,
@@ -281,12 +282,13 @@ async def gateway(
     engine: EngineAddress | None = None,
     retries: Retries = ONCE,
     breaker: Breaker = LENIENT,
+    journal: Journal | None = None,
 ) -> AsyncIterator[Running]:
     """A gateway before these upstreams (a string is a base URL), the first of which answers every model.
 
     `config` gives what concerns the server; `clock` is the one that throttling goes by; `engine` is where the local
     engine listens that an upstream of type llama calls. A failure is final, and no target is left alone, unless
-    `retries` and `breaker` say otherwise; no wait is jittered.
+    `retries` and `breaker` say otherwise; no wait is jittered. There is no `journal` but the one that is given.
     """
     server_config = (config or Config()).server
     providers = [upstream(each) if isinstance(each, str) else each for each in upstreams]
@@ -303,7 +305,7 @@ async def gateway(
     lanes = Lanes(entries, retries, breaker)
     kin = Kin((config or Config()).answers)
     keeper = Keeper((config or Config()).answers, kin.send, telemetry.metrics.not_kept)
-    stages = Gateway(routes, Upstreams(lanes, retries, lambda: 0.0), telemetry, heartbeats, keeper)
+    stages = Gateway(routes, Upstreams(lanes, retries, lambda: 0.0, journal), telemetry, heartbeats, keeper, journal)
     now = clock or asyncio.get_running_loop().time
     auth = Auth(lookup, now, server_config.auth_failures, telemetry.metrics.auth_failed)
     api = Api(stages, auth, heads.RequestIds(wall_clock), server_config.trusted_proxies, kin.kept, kin.usage)

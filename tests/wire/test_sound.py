@@ -25,9 +25,9 @@ def answer(message: Any = MESSAGE, finish: str = "stop", usage: Any = FIGURES, *
     return json.dumps({**whole, **members}, ensure_ascii=False).encode()
 
 
-def test_the_usage_of_a_sound_answer_is_given_or_that_there_is_none() -> None:
-    assert read(answer()) == (Usage(7, 2),)
-    assert read(answer(usage=None)) == (None,)
+def test_the_usage_and_the_end_of_a_sound_answer_are_given_or_that_there_is_no_usage() -> None:
+    assert read(answer()) == (Usage(7, 2), "stop")
+    assert read(answer(finish="length", usage=None)) == (None, "length")
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,6 @@ def test_the_usage_of_a_sound_answer_is_what_the_closer_look_reads(usage: dict[s
     if right:
         usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
     found = read(answer(usage=usage))
-    assert found in (None, (usage_of(usage),))
+    assert found in (None, (usage_of(usage), "stop"))
     if usage["prompt_tokens"] + usage["completion_tokens"] != usage["total_tokens"]:
         assert found is None

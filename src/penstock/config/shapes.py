@@ -150,9 +150,13 @@ class AnswersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is kept of requests."""
+    """What is kept of requests. Sizes in bytes.
+
+    `journal_bytes`: what each worker may have in its journal that is not stored yet.
+    """
 
     retention_days: Annotated[int, msgspec.Meta(ge=0, le=36_500)] = 0  # of rows; their sums stay; 0 = for ever
+    journal_bytes: Annotated[int, msgspec.Meta(ge=16 * 1024 * 1024, le=2**40)] = 1024 * 1024 * 1024
 
 
 class Config(msgspec.Struct, frozen=True):

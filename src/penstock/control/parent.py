@@ -34,6 +34,7 @@ from penstock.config import Config, Upstream
 from penstock.control import greeting, keys, workers
 from penstock.control.answers import KeptAnswers
 from penstock.control.engines import Engines, Running
+from penstock.control.ledger import Drain
 from penstock.control.metrics import Metrics
 from penstock.control.reloading import ConfigFile, NotApplied, Reloader
 from penstock.control.retention import Retention
@@ -59,6 +60,7 @@ READY_LIMIT = 60.0
 APPLY_LIMIT = 10.0
 STORE_GRACE = 5.0  # for what workers have handed over and the store does not have yet
 OWN = -1  # in place of a worker's number: the parent's own counts
+STORE_LIMIT = 10.0  # for what is not in the ledger yet when the server ends
 FIRST_KEY = "first-key"
 ADMIN_KEY = "admin-key"
 
@@ -154,6 +156,7 @@ class Parent:
         self._workers: workers.Workers | None = None
         self._running: asyncio.Task[None] | None = None
         self._stores: Stores | None = None
+        self._ledger: Drain | None = None
 
     def interrupt(self) -> None:
         """A signal: the first one drains, the second ends."""
@@ -199,6 +202,7 @@ class Parent:
         self._listen(server.admin_listen, "--admin-listen")
         self._engines.follow(_specs(self._config))
         start = link.Start(0, self._config, edge.descriptors, self._engines.addresses)
+        self._ledger = ledger = _drain(directory)
         handlers = workers.Handlers(
             self._look_up,
             self._metrics.update,
@@ -206,6 +210,7 @@ class Parent:
             self._answers.receive,
             self._runs.receive,
             self._tell_usage,
+            ledger.begin,
         )
         self._workers = workers.Workers(server.workers, start, handlers, self._health(), self._command)
         self._running = self._start(self._workers.run())
@@ -219,9 +224,11 @@ class Parent:
     async def _prepare(self, directory: Path) -> None:
         """Bring up what needs heavy imports, then greet."""
         assert self._workers is not None
+        assert self._ledger is not None
         sql = await asyncio.to_thread(_load, STORES)
         self._stores = stores = await sql.open_stores(_store(self._config.server.store), directory)
         self._usage.open(stores.ledger)
+        self._start(self._ledger.run(stores.ledger))
         await self._lookups.open(stores.access)
         self._tell_health()
         self._start(self._lookups.poll())
@@ -318,12 +325,15 @@ class Parent:
     def _gone(self, worker: int) -> None:
         self._metrics.retire(worker)
         self._runs.gone(worker)
+        if self._ledger is not None:
+            self._ledger.end(worker)
 
     async def _scrape(self) -> Sequence[SeriesValue]:
         assert self._workers is not None
         await self._workers.scrape(SCRAPE_LIMIT)
+        assert self._ledger is not None
         self._metrics.update(OWN, link.Snapshot(0, (*self._answers.series(), *self._runs.series())))
-        return (*self._metrics.merged(), *self._reloader.series())
+        return (*self._metrics.merged(), *self._reloader.series(), *self._ledger.series())
 
     async def _apply(self, config: Config) -> int:
         """Have every worker serve another configuration; how many do. Raises NotApplied."""
@@ -366,6 +376,7 @@ class Parent:
             for listener in self._listeners:
                 stack.callback(listener.close)
             stack.push_async_callback(self._close_stores)
+            stack.push_async_callback(self._close_ledger)
             stack.push_async_callback(self._end_background)
 
     async def _end_background(self) -> None:
@@ -378,6 +389,11 @@ class Parent:
         await asyncio.gather(*ending, return_exceptions=True)
         if self._failure.done():
             self._failure.exception()  # looked at, whoever raised
+
+    async def _close_ledger(self) -> None:
+        if self._ledger is not None:
+            store = None if self._stores is None else self._stores.ledger
+            await self._ledger.close(store, 0.0 if self._stopped_hard else STORE_LIMIT)
 
     async def _close_stores(self) -> None:
         if self._stores is not None:
@@ -399,6 +415,14 @@ def _spec(upstream: Upstream, workers: int) -> EngineSpec:
         settings.threads,
         connections=workers * upstream.max_connections + 64,
     )
+
+
+def _drain(directory: Path) -> Drain:
+    """Raises DataDirError."""
+    try:
+        return Drain(directory, lambda _provider, _model, _usage, _at: (None, ""), lambda _settlements: None)
+    except OSError as error:
+        raise data_dir.DataDirError(f"cannot keep journals in {directory}: {error.strerror or error}") from error
 
 
 def _load(name: str) -> ModuleType:

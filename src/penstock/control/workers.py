@@ -54,7 +54,8 @@ class Applied(msgspec.Struct, frozen=True):
 
 
 class Handlers(msgspec.Struct, frozen=True):
-    """Who is told what. Who has to answer is given a way to; `gone`: nothing more comes from this worker's process."""
+    """Who is told what. Who has to answer is given a way to; `gone`: nothing more comes from this worker's process.
+    `journal`: where a new process is to write its own."""
 
     lookup: Callable[[link.KeyLookup, Callable[[link.KeyAnswer], None]], None]
     snapshot: Callable[[int, link.Snapshot], None]
@@ -62,6 +63,7 @@ class Handlers(msgspec.Struct, frozen=True):
     answers: Callable[[link.AnswersMessage, Callable[[link.AnswersFound], None]], None]
     runs: Callable[[int, link.RunsMessage, Callable[[link.RunClaimed], None]], None]
     usage: Callable[[link.UsageQuestion, Callable[[link.UsageAnswer], None]], None]
+    journal: Callable[[int], str]
 
 
 class Workers:
@@ -193,7 +195,8 @@ class Workers:
             slot.channel = await link.connect(
                 ours, lambda message: self._on_message(slot, message), lambda: self._on_closed(slot)
             )
-            slot.channel.send(msgspec.structs.replace(self._start, worker=slot.number))
+            journal = self._handlers.journal(slot.number)
+            slot.channel.send(msgspec.structs.replace(self._start, worker=slot.number, journal=journal))
             slot.oldest = self._start.version
             slot.channel.send(self._health)
             if self._stopping.is_set():

@@ -2,7 +2,8 @@
 
 Everything that can be cancelled is awaited inside the `try`; the `finally` awaits nothing, so that a client that
 hangs up at any moment finds its upstream cut off, its record made and its observers told. (Where the provider is
-configured to be read on after a hang-up, both happen when that has come to its end.)
+configured to be read on after a hang-up, both happen when that has come to its end.) The record is in the journal
+before the end of the answer is written, be it an answer or an error: what a client has whole is on record.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ from collections.abc import Callable, Mapping
 from penstock.errors import AuthenticationFailed, PermissionDenied, Refusal
 from penstock.gateway import accounting
 from penstock.gateway.exchange import Exchange
+from penstock.gateway.journal import Journal
 from penstock.gateway.keeping import Keeper, kept
 from penstock.gateway.refusals import blamed
 from penstock.gateway.relay import Heartbeats, Relay
 from penstock.gateway.rescue import Rescue
 from penstock.gateway.routing import Routes, unavailable
 from penstock.gateway.telemetry import Telemetry
-from penstock.gateway.upstream import Upstreams, note
+from penstock.gateway.upstream import Answer, Upstreams, note
 from penstock.http.connection import Request
 from penstock.providers.base import AnyRequest
+from penstock.types import Record
+from penstock.wire.estimate import BYTES_PER_TOKEN
 
 NEVER = float("inf")
 
@@ -38,16 +42,23 @@ class Gateway:
     with reasons.
     """
 
-    __slots__ = ("down", "heartbeats", "keeper", "requests", "routes", "telemetry", "upstreams")
+    __slots__ = ("down", "heartbeats", "journal", "keeper", "requests", "routes", "telemetry", "upstreams")
 
     def __init__(
-        self, routes: Routes, upstreams: Upstreams, telemetry: Telemetry, heartbeats: Heartbeats, keeper: Keeper
+        self,
+        routes: Routes,
+        upstreams: Upstreams,
+        telemetry: Telemetry,
+        heartbeats: Heartbeats,
+        keeper: Keeper,
+        journal: Journal | None = None,
     ) -> None:
         self.routes = routes
         self.upstreams = upstreams
         self.telemetry = telemetry
         self.heartbeats = heartbeats
         self.keeper = keeper
+        self.journal = journal
         self.requests = 0
         self.down: Mapping[str, str] = {}
 
@@ -62,11 +73,15 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
     record = None
     try:
         # Python's SDK names its read timeout, Node's its timeout, for which it waits for the first bytes of an answer.
-        said = request.headers.get(b"x-stainless-read-timeout") or request.headers.get(b"x-stainless-timeout")
+        fields = request.headers
+        said = fields.get(b"x-stainless-read-timeout") or fields.get(b"x-stainless-timeout")
         if said is not None:
             exchange.patience = exchange.started + _seconds(said)
         if principal.endpoints and exchange.endpoint not in principal.endpoints:
             raise PermissionDenied(f"This API key may not use {exchange.endpoint}; ask whoever runs this gateway.")
+        said = fields.get(b"x-penstock-tags")
+        if said is not None:
+            exchange.tags = accounting.tags(said)
         asked = decode(request.body)
         exchange.stream = asked.stream
         if "store" in asked.fields or principal.keeps_content or exchange.on_whole is not None:
@@ -82,15 +97,15 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
         else:
             note(exchange, answer, exchange.waited)
         exchange.status, exchange.ended = 200, "ok"
-        # Made before the end is written: what a client has whole is on record.
-        record = accounting.record(exchange, time.monotonic())
+        heard = 0 if exchange.usage is not None else _heard(exchange, relay, answer)
+        record = accounting.close(exchange, gateway.journal, time.monotonic(), heard)
         relay.finish(answer)
     except Refusal as refusal:
-        _give_up(request, exchange, relay, refuse, refusal)
+        record = _give_up(gateway, request, exchange, relay, refuse, refusal)
     except asyncio.CancelledError:
         if request.stopped is not None:
             exchange.ended = "revoked" if isinstance(request.stopped, AuthenticationFailed) else "drained"
-            _give_up(request, exchange, relay, refuse, request.stopped)
+            record = _give_up(gateway, request, exchange, relay, refuse, request.stopped)
         else:
             exchange.ended = "hangup"
             if not request.started:
@@ -99,13 +114,25 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
         relay.close()
         gateway.requests -= 1
         if exchange.reading_on:
-            exchange.close = functools.partial(_close, gateway, exchange)
+            exchange.close = functools.partial(_close, gateway, exchange, relay)
         else:
-            gateway.telemetry.end(record or accounting.record(exchange, time.monotonic()))
+            gateway.telemetry.end(record or _record(gateway, exchange, relay))
 
 
-def _close(gateway: Gateway, exchange: Exchange) -> None:
-    gateway.telemetry.end(accounting.record(exchange, time.monotonic()))
+def _close(gateway: Gateway, exchange: Exchange, relay: Relay) -> None:
+    gateway.telemetry.end(_record(gateway, exchange, relay))
+
+
+def _record(gateway: Gateway, exchange: Exchange, relay: Relay) -> Record:
+    """The record of what did not end well."""
+    return accounting.close(exchange, gateway.journal, time.monotonic(), _heard(exchange, relay))
+
+
+def _heard(exchange: Exchange, relay: Relay, whole: Answer | None = None) -> int:
+    """About how many tokens have come, where nobody reports it: most servers send one a chunk."""
+    if exchange.first_event is not None:
+        return relay.writes + 1
+    return -(-len(whole.tail) // BYTES_PER_TOKEN) if whole is not None else 0
 
 
 def _seconds(said: bytes) -> float:
@@ -117,15 +144,24 @@ def _seconds(said: bytes) -> float:
     return seconds if seconds > 0 else NEVER  # also of what is not a number
 
 
-def _give_up(request: Request, exchange: Exchange, relay: Relay, refuse: Refuse, refusal: Refusal) -> None:
-    """Tell the client in the form that is still open: an error answer, or an error in the stream."""
+def _give_up(
+    gateway: Gateway, request: Request, exchange: Exchange, relay: Relay, refuse: Refuse, refusal: Refusal
+) -> Record | None:
+    """Tell the client in the form that is still open: an error answer, or an error in the stream.
+
+    The record is made first, unless there will be more of it.
+    """
     exchange.code = refusal.code
     if request.started:
         if request.stopped is None:
             exchange.ended = "cut"
-        relay.refuse(refusal)
     else:
         if request.stopped is None:
             exchange.ended = blamed(refusal)
         exchange.status = refusal.status
+    record = None if exchange.reading_on else _record(gateway, exchange, relay)
+    if request.started:
+        relay.refuse(refusal)
+    else:
         refuse(request, refusal)
+    return record

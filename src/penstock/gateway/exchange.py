@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
-from penstock.types import Attempt, Dropped, Principal, Replay, Target, Usage
+from penstock.types import Attempt, Claim, Dropped, Principal, Replay, Target, Usage
+
+
+class Held(Protocol):
+    """What was reserved for a request: `claim`, of the lease of that id."""
+
+    lease: str
+    claim: Claim
 
 
 class Exchange:
@@ -28,6 +36,12 @@ class Exchange:
     lined = 0.0  # seconds spent in line before targets that are pressed
     waited = 0.0  # seconds waited before the attempt that answers
     stopped = ""  # why no other attempt was made
+    hold: Held | None = None  # what was reserved for it
+    tags: tuple[str, ...] = ()  # as the client named them
+    finish = ""  # the finish_reason of the answer
+    room = 0  # bytes that are kept for it in the journal
+    begun = False  # an attempt is in the journal
+    journaled = 0  # attempts whose end is
     dropped: tuple[Dropped, ...] = ()  # targets that were not considered, and why
     client_request_id: str | None = None
     reading_on = False  # its client has gone, and its answer is read on for the usage

@@ -31,6 +31,7 @@ from penstock.gateway.api import Api, Kept
 from penstock.gateway.auth import Auth
 from penstock.gateway.complete import Gateway
 from penstock.gateway.idempotency import Idempotency
+from penstock.gateway.journal import Journal
 from penstock.gateway.keeping import Keeper
 from penstock.gateway.questions import Questions
 from penstock.gateway.relay import Heartbeats
@@ -97,6 +98,7 @@ class Worker:
         self._early: link.Reconfigure | None = None  # came before there was anything to change
         self._metrics = Metrics()
         self._telemetry: Telemetry | None = None
+        self._journal: Journal | None = None
 
     # -- the link
 
@@ -193,6 +195,8 @@ class Worker:
         api.trust(config.trusted_proxies)
         auth.failures_per_minute = config.auth_failures
         server.edge.limits = config.limits
+        if self._journal is not None:
+            self._journal.most = message.config.ledger.journal_bytes
         if before is not None:
             self._older.append(before)
         for entry in self._entries - set(generation.entries.values()):
@@ -216,7 +220,8 @@ class Worker:
             lanes.inherit(before.gateway.upstreams.lanes, routes.keys())
         heartbeats = Heartbeats(config.server.limits.heartbeat)
         keeper = Keeper(config.answers, self._keep, self._metrics.not_kept)
-        gateway = Gateway(routes, Upstreams(lanes, config.retries), self._telemetry, heartbeats, keeper)
+        upstreams = Upstreams(lanes, config.retries, journal=self._journal)
+        gateway = Gateway(routes, upstreams, self._telemetry, heartbeats, keeper, self._journal)
         return Generation(version, gateway, entries, addresses)
 
     def _let_go(self) -> None:
@@ -249,6 +254,8 @@ class Worker:
         loop = asyncio.get_running_loop()
         access_log = AccessLog(sys.stdout.fileno()) if config.server.access_log else None
         self._telemetry = telemetry = Telemetry(self._metrics, () if access_log is None else (access_log,))
+        if start.journal:
+            self._journal = Journal(start.journal, config.ledger.journal_bytes, log)
         self._now = self._wired(start.version, config, start.engines)
         self._entries, self._settled = set(self._now.entries.values()), start.version
         auth = Auth(self.lookup, loop.time, config.server.auth_failures, self._metrics.auth_failed)
@@ -290,6 +297,8 @@ class Worker:
         self._send_snapshot(0)
         if access_log is not None:
             access_log.close()
+        if self._journal is not None:
+            self._journal.close()
         for first in done:
             first.result()  # one that failed ends the worker in its error
 

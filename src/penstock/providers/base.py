@@ -68,6 +68,11 @@ class Reader(Protocol):
     usage: Usage | None
     """What the upstream reported so far."""
 
+    @property
+    def finish(self) -> str:
+        """The finish_reason of the choice that ended last, of those endpoints that have one; empty before."""
+        ...
+
     aborts: bool
     """When `done`: whether the upstream goes on generating what nobody wants, and is to be cut off."""
 

@@ -103,7 +103,7 @@ class LlamaReader:
 
     __slots__ = (
         *("_after", "_answer", "_begun", "_cached", "_choices", "_fault", "_head", "_open", "_prompt", "_sse"),
-        *("aborts", "committed", "done", "usage"),
+        *("aborts", "committed", "done", "finish", "usage"),
     )
 
     head = b""
@@ -114,6 +114,7 @@ class LlamaReader:
         self.committed = False
         self.done = False
         self.usage: Usage | None = None
+        self.finish = ""
         self._answer = answer
         self._sse = SseReader()
         self._fault: ProviderFault | None = None
@@ -223,6 +224,7 @@ class LlamaReader:
         self.committed = self._answer.stream
         is_last = choice.finish is not None
         if is_last:
+            self.finish = choice.finish or ""
             self._open -= 1
             self.done = not self._open
         entries = [] if choice.logprobs is None else choice.logprobs.release(text, is_last)

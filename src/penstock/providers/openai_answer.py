@@ -115,6 +115,7 @@ class StreamReader:
         "_usage_event",
         "committed",
         "done",
+        "finish",
         "usage",
         "whole",
     )
@@ -133,6 +134,7 @@ class StreamReader:
         self.committed = False
         self.done = False
         self.usage: Usage | None = None
+        self.finish = ""
         self._provider = provider
         self._usage_asked = usage_asked
         self._n = n
@@ -382,6 +384,7 @@ class StreamReader:
             if documented == "stop" and not self._bound:
                 documented = "tool_calls"
             bare = calls.bare if documented not in CUT else ()
+        self.finish = documented
         self.whole = len(self._finished) == self._n and all(self._finished.values())
         return None if documented == found else documented, bare
 
@@ -423,7 +426,7 @@ class StreamReader:
 class BodyReader:
     """Reads one whole answer; see `providers.base.Reader`. The caller bounds how much it feeds."""
 
-    __slots__ = ("_bound", "_first", "_model", "_now", "_provider", "_rest", "committed", "done", "usage")
+    __slots__ = ("_bound", "_first", "_model", "_now", "_provider", "_rest", "committed", "done", "finish", "usage")
 
     aborts = False
     head = b""
@@ -434,6 +437,7 @@ class BodyReader:
         self.committed = False
         self.done = False
         self.usage: Usage | None = None
+        self.finish = ""
         self._provider = provider
         self._model = model
         self._now = now
@@ -454,7 +458,7 @@ class BodyReader:
         body = self._first + self._rest if self._rest else self._first
         sound = read_sound(body, self._bound)
         if sound is not None:
-            (self.usage,) = sound
+            self.usage, self.finish = sound
             self.committed = self.done = True
             return body
         try:
@@ -488,8 +492,10 @@ class BodyReader:
                 raise _fault(self._provider, "answered with a choice that has no message")
             if not choice.finish_reason:
                 raise _no_finish(self._provider)
-            if finish_reason(choice.finish_reason) is None:
+            documented = finish_reason(choice.finish_reason)
+            if documented is None:
                 raise _given_up(self._provider, choice.finish_reason)
+            self.finish = documented
 
 
 def _name_body(body: bytes) -> str:

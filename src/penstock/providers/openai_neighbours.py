@@ -90,11 +90,15 @@ def _incomplete(provider: str, lacks: str) -> ProviderFault:
     return _fault(provider, f"ended its answer without {lacks}", FailureKind.INCOMPLETE)
 
 
-def _check_finish(provider: str, choice: _TextChoice) -> None:
-    """Refuse a choice that says of itself that it was given up: its text is not whole."""
+def _finish(provider: str, choice: _TextChoice) -> str:
+    """How a choice ended, empty if it did not say. Refuses one that was given up: its text is not whole."""
     found = choice.finish_reason
-    if isinstance(found, str) and found and finish_reason(found) is None:
+    if not found or not isinstance(found, str):
+        return ""
+    documented = finish_reason(found)
+    if documented is None:
         raise _fault(provider, f"gave its answer up ({found.lower()})", FailureKind.INCOMPLETE)
+    return documented
 
 
 def _reported(provider: str, error: Any) -> Failure:
@@ -107,41 +111,44 @@ def _reported(provider: str, error: Any) -> Failure:
     return msgspec.structs.replace(failure, body=envelope(InvalidRequest(text, param=param, code=code)))
 
 
-# -- whole answers: what each must hold, and what it cost
+# -- whole answers: what each must hold, what it cost, and how its last choice ended
+
+_Read = tuple[Usage | None, str]
 
 
-def _read_embeddings(provider: str, body: bytes) -> Usage | None:
+def _read_embeddings(provider: str, body: bytes) -> _Read:
     found = _decode_embeddings(body)
     if found.error:
         raise ProviderFault(_reported(provider, found.error))
     if _SOME.match(memoryview(found.data)) is None:
         raise _fault(provider, "answered without embeddings")
-    return usage_of(found.usage)
+    return usage_of(found.usage), ""
 
 
-def _read_text(provider: str, body: bytes) -> Usage | None:
+def _read_text(provider: str, body: bytes) -> _Read:
     found = _decode_text(body)
     if found.error:
         raise ProviderFault(_reported(provider, found.error))
     if not found.choices:
         raise _fault(provider, "answered without choices")
+    finish = ""
     for choice in found.choices:
         if not choice.finish_reason:
             raise _incomplete(provider, "a finish_reason")
-        _check_finish(provider, choice)
-    return usage_of(found.usage)
+        finish = _finish(provider, choice)
+    return usage_of(found.usage), finish
 
 
-def _read_response(provider: str, body: bytes) -> Usage | None:
+def _read_response(provider: str, body: bytes) -> _Read:
     found = decode_response(body)
     if found is not None and found.error:
         raise ProviderFault(_reported(provider, found.error))
     if found is None or found.output == NULL:
         raise _fault(provider, "answered without output")
-    return response_usage(found.usage)
+    return response_usage(found.usage), ""
 
 
-_WHOLE: dict[str, Callable[[str, bytes], Usage | None]] = {
+_WHOLE: dict[str, Callable[[str, bytes], _Read]] = {
     "embeddings": _read_embeddings,
     "completions": _read_text,
     "responses": _read_response,
@@ -151,16 +158,17 @@ _WHOLE: dict[str, Callable[[str, bytes], Usage | None]] = {
 class WholeReader:
     """Reads one whole answer; see `providers.base.Reader`. The caller bounds how much it feeds."""
 
-    __slots__ = ("_body", "_provider", "_read", "committed", "done", "usage")
+    __slots__ = ("_body", "_provider", "_read", "committed", "done", "finish", "usage")
 
     aborts = False
     head = b""
     whole = False
 
-    def __init__(self, provider: str, read: Callable[[str, bytes], Usage | None]) -> None:
+    def __init__(self, provider: str, read: Callable[[str, bytes], _Read]) -> None:
         self.committed = False
         self.done = False
         self.usage: Usage | None = None
+        self.finish = ""
         self._provider = provider
         self._read = read
         self._body = bytearray()
@@ -174,7 +182,7 @@ class WholeReader:
         """The answer ended: return it, or raise ProviderFault if it is not what was asked for."""
         body = bytes(self._body)
         try:
-            self.usage = self._read(self._provider, body)
+            self.usage, self.finish = self._read(self._provider, body)
             if not body.isascii():
                 body.decode()
         except BROKEN:
@@ -194,6 +202,7 @@ class _Stream(ABC):
     """What both kinds of stream have in common; see `providers.base.Reader`."""
 
     aborts = False
+    finish = ""
     head = b""
     whole = False
 
@@ -316,7 +325,7 @@ class TextStream(_Stream):
                 self._usage_event = event(data)
                 return b""
         for choice in chunk.choices or ():
-            _check_finish(self._provider, choice)
+            self.finish = _finish(self._provider, choice) or self.finish
             self._finished[choice.index] = bool(choice.finish_reason) or self._finished.get(choice.index, False)
             self._begun = self._begun or bool(choice.text or choice.finish_reason)
         if len(self._finished) > MAX_CHOICES:

@@ -164,6 +164,11 @@ class StreamRewriter:
         self._bytes = 0  # of text that the upstream has sent
         self._base: RawObject = {}  # the members of the last chunk
 
+    @property
+    def finish(self) -> str:
+        """How the answer ended, here or upstream."""
+        return "stop" if self._cut else self._inner.finish
+
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes; return the events that the client may have now."""
         inner = self._inner
@@ -283,6 +288,11 @@ class BodyRewriter:
         self.head = edits.head
         self._inner = inner
         self._edits = edits
+
+    @property
+    def finish(self) -> str:
+        """That of the answer as it came."""
+        return self._inner.finish
 
     def feed(self, data: bytes) -> bytes:
         """Keep the bytes until the answer is whole."""

@@ -120,6 +120,7 @@ def _request(body: bytes, params: Params, fields: frozenset[str], unknown: tuple
         params.metadata,
         params.user,
         params.store is True,
+        params.safety_identifier,
     )
 
 

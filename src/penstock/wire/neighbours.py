@@ -25,12 +25,14 @@ Endpoint = Literal["embeddings", "completions", "responses"]
 INPUTS = 2048  # the most texts, tokens or lists of tokens of one request, by OpenAI's document
 
 _NULL = msgspec.Raw(b"null")
+_STRING = msgspec.json.Decoder(str)
 
 
 class NeighbourRequest(msgspec.Struct, frozen=True, gc=False):
     """What was asked; `body` is what the client sent. `fields` are the top-level names whose value is not null.
 
-    `include_usage` is what the client asked, of the endpoints that report the usage of a stream only then.
+    `include_usage` is what the client asked, of the endpoints that report the usage of a stream only then. `user` is
+    None where it is no string, which is the upstream's to judge.
     """
 
     endpoint: Endpoint
@@ -39,6 +41,7 @@ class NeighbourRequest(msgspec.Struct, frozen=True, gc=False):
     fields: frozenset[str]
     stream: bool = False
     include_usage: bool = False
+    user: str | None = None
 
 
 class _Embeddings(msgspec.Struct, frozen=True, gc=False):
@@ -76,7 +79,7 @@ def decode_embeddings(body: bytes) -> NeighbourRequest:
     """What to embed: a text, a list of texts, a list of tokens or a list of such lists."""
     params, members = _read(body, _EMBEDDINGS)
     _check_input(params.input)
-    return NeighbourRequest("embeddings", body, params.model, _fields(members))
+    return NeighbourRequest("embeddings", body, params.model, _fields(members), user=_user(members))
 
 
 def decode_completion(body: bytes) -> NeighbourRequest:
@@ -94,7 +97,8 @@ def decode_completion(body: bytes) -> NeighbourRequest:
         refuse_repeats(raw, given, "stream_options.")
         unknown_names(given, _STREAM_OPTIONS)
     include_usage = options is not None and options.include_usage is True
-    return NeighbourRequest("completions", body, params.model, _fields(members), params.stream is True, include_usage)
+    stream = params.stream is True
+    return NeighbourRequest("completions", body, params.model, _fields(members), stream, include_usage, _user(members))
 
 
 def decode_response(body: bytes) -> NeighbourRequest:
@@ -108,7 +112,9 @@ def decode_response(body: bytes) -> NeighbourRequest:
             param="background",
             code="unsupported_parameter",
         )
-    return NeighbourRequest("responses", body, params.model, _fields(members), params.stream is True)
+    return NeighbourRequest(
+        "responses", body, params.model, _fields(members), params.stream is True, user=_user(members)
+    )
 
 
 DECODERS: dict[Endpoint, Callable[[bytes], NeighbourRequest]] = {
@@ -174,3 +180,13 @@ def _check_input(given: msgspec.Raw) -> None:
 
 def _fields(members: dict[str, msgspec.Raw]) -> frozenset[str]:
     return frozenset(name for name, value in members.items() if value != _NULL)
+
+
+def _user(members: dict[str, msgspec.Raw]) -> str | None:
+    found = members.get("user")
+    if found is None or bytes(memoryview(found)[:1]) != b'"':
+        return None
+    try:
+        return _STRING.decode(found)
+    except msgspec.DecodeError:
+        return None

@@ -58,3 +58,4 @@ class ChatRequest(msgspec.Struct, frozen=True, gc=False):
     metadata: dict[str, str] | None
     user: str | None
     store: bool = False
+    safety_identifier: str | None = None

@@ -92,8 +92,9 @@ class Sound(msgspec.Struct, gc=False):
 _decode = msgspec.json.Decoder(Sound).decode
 
 
-def read(body: bytes, bound: bool = False) -> tuple[Usage | None] | None:
-    """What the answer cost, in a tuple, if there is nothing to mend in it; None where it has to be looked at closely.
+def read(body: bytes, bound: bool = False) -> tuple[Usage | None, str] | None:
+    """What the answer cost and how its last choice ended, if there is nothing to mend in it; None where it has to be
+    looked at closely.
 
     `bound`: the caller named a tool to call, and "stop" is then a right end of the call.
     """
@@ -109,9 +110,9 @@ def read(body: bytes, bound: bool = False) -> tuple[Usage | None] | None:
         if choice.index != place or not _is_sound(choice, bound):
             return None
     if answer.usage is None:
-        return (None,)
+        return None, answer.choices[-1].finish_reason
     usage = _counted(answer.usage)
-    return None if usage is None else (usage,)
+    return None if usage is None else (usage, answer.choices[-1].finish_reason)
 
 
 def _is_sound(choice: Choice, bound: bool) -> bool:

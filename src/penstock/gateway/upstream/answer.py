@@ -278,6 +278,7 @@ def note(exchange: Exchange, answer: Answer, waited: float = 0.0, outcome: str =
     """
     failure = answer.failure
     exchange.usage = usage = answer.reader.usage
+    exchange.finish = answer.reader.finish
     own = None
     if exchange.spent is not None:  # it goes on with another answer
         own, exchange.usage = usage, total(exchange.spent, usage)

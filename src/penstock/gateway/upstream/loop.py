@@ -5,6 +5,8 @@ by `retries.Attempts`, which holds all the rules; here they are carried out. Bef
 make it wait (`pressure`), and its breaker may refuse it (`health`): then nothing is sent, and the rules go on as if it
 had failed. A request that succeeds at its first attempt meets none of that machinery but two looks at its lane.
 
+Nothing is sent that the journal has no room for; what is sent is in the journal first.
+
 An answer that broke off after the commit point may be rescued (`gateway.rescue`): what goes on with it is an attempt
 like the others.
 
@@ -19,8 +21,9 @@ import random
 from collections.abc import Callable, Sequence
 
 from penstock.config import Retries
-from penstock.errors import Failure, FailureKind, ProviderFault, Refusal
+from penstock.errors import Failure, FailureKind, Overloaded, ProviderFault, Refusal
 from penstock.gateway.exchange import Exchange
+from penstock.gateway.journal import Journal
 from penstock.gateway.refusals import NO_RETRY, refusal_for
 from penstock.gateway.upstream.answer import Answer, Output, note
 from penstock.gateway.upstream.health import Admission
@@ -39,17 +42,27 @@ Ask = Callable[[Target], tuple[AnyRequest, Output]]
 
 
 class Upstreams:
-    """All targets of a worker. `jitter` gives numbers from 0 to 1."""
+    """All targets of a worker. `jitter` gives numbers from 0 to 1; without a `journal` nothing is written down."""
 
-    def __init__(self, lanes: Lanes, retries: Retries, jitter: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        lanes: Lanes,
+        retries: Retries,
+        jitter: Callable[[], float] = random.random,
+        journal: Journal | None = None,
+    ) -> None:
         self.lanes = lanes
         self.retries = retries
+        self._journal = journal
         self._jitter = jitter
         self._clock = lanes.clock
         self._known = lanes.all()
 
     async def open(self, asked: AnyRequest, plan: Plan, exchange: Exchange, output: Output) -> Answer:
         """An answer that is committed (streamed) or whole (not streamed). Raises Refusal when there is none."""
+        if self._journal is not None and not self._journal.reserve(exchange):
+            message = "No more requests can be accounted for: the ledger is full. Try again later."
+            raise Overloaded(message, code="ledger_full")
         target = plan.targets[0]
         lane = self._lane(asked, target)
         lane.budget.calls += 1
@@ -83,11 +96,17 @@ class Upstreams:
         self, attempts: Attempts, target: Target, failure: Failure, ask: Ask, exchange: Exchange
     ) -> Answer | None:
         """The attempts after one at `target`, which failed and is on record; None where none of them led anywhere."""
+        journal = self._journal
         while True:
             following = attempts.after(target, failure, self._clock())
             if following is None:
                 exchange.stopped = attempts.stopped
                 return None
+            if journal is not None:
+                journal.ended(exchange)
+                if not journal.reserve(exchange):
+                    exchange.stopped = "ledger_full"
+                    return None
             if following.wait:
                 await asyncio.sleep(following.wait)
             target = following.target
@@ -164,7 +183,11 @@ class Upstreams:
                 call = await prepared(entry, call, exchange.patience)
             # What closed one idle connection closed others, too: afresh means on a new one.
             connection = None if attempt.afresh else entry.pool.take()
-            answer.send(connection or await entry.pool.connect(exchange.patience), call, exchange.patience)
+            if connection is None:
+                connection = await entry.pool.connect(exchange.patience)
+            if self._journal is not None:
+                self._journal.begin(exchange, asked, target)
+            answer.send(connection, call, exchange.patience)
             await answer.outcome
         except PoolError as error:
             failure = error.failure

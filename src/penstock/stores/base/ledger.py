@@ -53,7 +53,8 @@ class RequestRow(msgspec.Struct, frozen=True, gc=False):
     that it matched; `provider` and `model` who answered, or was tried last. `ended`: as of `types.Record`; "lost" where
     `state` is partial. `finish`: the answer's finish_reason, empty if none is known. Tokens and cost: of all its
     attempts together; a cost is None if that of any is. `tags`: separated by commas, empty if none. `trace`: JSON, all
-    that was decided: attempts, skipped targets, why it stopped, what became of a rescue.
+    that was decided: attempts, skipped targets, why it stopped, what became of a rescue; empty where the first target
+    was called and that was all.
     """
 
     id: str

@@ -1,0 +1,282 @@
+"""What a journal's entries say of one request, as rows of the ledger and a settlement.
+
+The provider's own figures are taken where there are any. Else the policy is, for every kind of provider:
+
+- an answer that ended well and reported nothing is estimated, by the bytes of the request and the chunks of the answer;
+- one that broke off, or that its client left, is charged its prompt and what came of it, marked partial;
+- an attempt that was refused with an error status, or whose connection turned out to be closed, costs nothing;
+- one of which it is not known how it ended, since its worker died, costs what was reserved for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from penstock.errors import FailureKind
+from penstock.journal import Begun, Done, Entry, Reserved, Spent, Tried
+from penstock.stores.base import AttemptRow, RequestRow
+from penstock.stores.base.ledger import TokenSource
+from penstock.types import Claim, Settlement, Usage
+from penstock.wire.estimate import BYTES_PER_TOKEN
+
+LOST = "lost"
+UNKNOWN = "unknown"
+
+Price = Callable[[str, str, Usage, float], tuple[int | None, str]]
+"""Of a provider, its model, the tokens and a moment (Unix seconds): nano-dollars, None if unknown, by which prices."""
+
+_STALE = FailureKind.STALE.value
+_encode = msgspec.json.Encoder().encode
+
+
+class _Cost(NamedTuple):
+    prompt: int
+    cached: int
+    completion: int
+    reasoning: int
+    prompt_source: TokenSource
+    completion_source: TokenSource
+    nanos: int | None
+    version: str
+
+
+_FREE = _Cost(0, 0, 0, 0, "estimated", "estimated", 0, "")
+_WORST: dict[TokenSource, int] = {"reported": 0, "estimated": 1, "partial": 2}
+
+
+def account(entries: Sequence[Entry], done: Done | None, price: Price) -> tuple[RequestRow, Settlement | None]:
+    """The row of a request, and what becomes of its reservation, if it had one. `entries` begin with a Begun; `done` is
+    None where the worker has died."""
+    begun = entries[0]
+    assert isinstance(begun, Begun)
+    if done is not None and len(entries) == 1 and len(done.attempts) == 1 and done.first == begun.number:
+        # Nearly all: one attempt, and how that ended.
+        tried = done.attempts[0]
+        cost = _cost(begun, tried, done.usage, done.heard, price)
+        attempts: tuple[AttemptRow, ...] = (_attempt(begun, tried, cost),)
+        row = _request(begun, done, attempts, cost, _trace(done, {begun.number: tried}))
+    else:
+        ends: dict[int, Tried] = {}
+        for entry in (*entries, *(() if done is None else (done,))):
+            if not isinstance(entry, Begun):
+                ends |= enumerate(entry.attempts, entry.first)
+        attempts, cost = _several(entries, done, ends, price)
+        if done is None:
+            row = _lost(begun, attempts, cost)
+        else:
+            row = _request(begun, done, attempts, cost, _trace(done, ends))
+    if begun.reserved is None:
+        return row, None
+    return row, _settlement(begun.reserved, cost)
+
+
+def _several(
+    entries: Sequence[Entry], done: Done | None, ends: Mapping[int, Tried], price: Price
+) -> tuple[tuple[AttemptRow, ...], _Cost]:
+    """The attempts of a request that were begun, and their cost together. `ends`: how attempts ended, by number."""
+    begun = {entry.number: entry for entry in entries if isinstance(entry, Begun)}
+    last = max(begun)
+    apart = any(one.usage is not None for one in ends.values())  # then each has its own, and the record's is their sum
+    attempts, total = [], None
+    for number, one in sorted(begun.items()):
+        found = ends.get(number)
+        if found is None and (done is not None or number != last):
+            # Nobody noted how it ended, though the worker went on: a fault of ours, or a list that was cut.
+            found = Tried(one.provider, one.model, 0, UNKNOWN, 0.0)
+        usage, heard = (None, 0) if done is None or number != last else (done.usage, done.heard)
+        if apart:
+            usage = None if found is None else found.usage
+        cost = _cost(one, found, usage, heard, price)
+        attempts.append(_attempt(one, found, cost))
+        total = cost if total is None else _sum(total, cost)
+    assert total is not None
+    return tuple(attempts), total
+
+
+def _cost(begun: Begun, tried: Tried | None, usage: Spent | None, heard: int, price: Price) -> _Cost:
+    """What one attempt has cost; `tried` is None where nobody knows how it ended."""
+    if tried is None:
+        return _reserved(begun, price)
+    ok = tried.outcome == "ok"
+    of_prompt: TokenSource = "reported"
+    of_completion: TokenSource = "reported"
+    if usage is not None:
+        counted = Usage(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens)
+        if usage.source != "reported":
+            of_prompt = of_completion = "partial" if usage.source == "partial" else "estimated"
+        elif not ok:
+            of_completion = "partial"
+    elif tried.status >= 400 or tried.outcome == _STALE:
+        return _FREE
+    else:
+        counted = Usage(-(-begun.prompt_bytes // BYTES_PER_TOKEN), heard)
+        of_prompt = of_completion = "estimated" if ok else "partial"
+    nanos, version = price(begun.provider, begun.model, counted, begun.started_at)
+    return _Cost(
+        counted.prompt_tokens,
+        counted.cached_tokens,
+        counted.completion_tokens,
+        counted.reasoning_tokens,
+        of_prompt,
+        of_completion,
+        nanos,
+        version,
+    )
+
+
+def _reserved(begun: Begun, price: Price) -> _Cost:
+    """What an attempt is charged of which nobody knows how it ended."""
+    prompt, completion, reserved = -(-begun.prompt_bytes // BYTES_PER_TOKEN), 0, begun.reserved
+    if reserved is not None and reserved.tokens:
+        prompt = min(prompt, reserved.tokens)
+        completion = reserved.tokens - prompt
+    nanos, version = price(begun.provider, begun.model, Usage(prompt, completion), begun.started_at)
+    if reserved is not None and reserved.nanos:
+        nanos = reserved.nanos
+    return _Cost(prompt, 0, completion, 0, "partial", "partial", nanos, version)
+
+
+def _sum(one: _Cost, other: _Cost) -> _Cost:
+    """Both together; of a source that which says least, but for what has cost no tokens."""
+    if not (one.prompt or one.completion):
+        sources = other.prompt_source, other.completion_source
+    elif not (other.prompt or other.completion):
+        sources = one.prompt_source, one.completion_source
+    else:
+        sources = (
+            max(one.prompt_source, other.prompt_source, key=_WORST.__getitem__),
+            max(one.completion_source, other.completion_source, key=_WORST.__getitem__),
+        )
+    return _Cost(
+        one.prompt + other.prompt,
+        one.cached + other.cached,
+        one.completion + other.completion,
+        one.reasoning + other.reasoning,
+        *sources,
+        None if one.nanos is None or other.nanos is None else one.nanos + other.nanos,
+        other.version or one.version,
+    )
+
+
+def _attempt(begun: Begun, tried: Tried | None, cost: _Cost) -> AttemptRow:
+    status, outcome, took, waited = 0, UNKNOWN, None, 0.0
+    if tried is not None:
+        status, outcome, took, waited = tried.status, tried.outcome, tried.duration_ms, tried.wait_ms
+    # By position, in the order of the declaration: names would cost as much as the rest.
+    return AttemptRow(
+        f"{begun.id}/{begun.number + 1}",
+        begun.id,
+        begun.number + 1,
+        begun.provider,
+        _clean(begun.model),
+        status,
+        outcome,
+        *cost,
+        took,
+        waited,
+        "partial" if tried is None else "complete",
+    )
+
+
+def _request(begun: Begun, done: Done, attempts: tuple[AttemptRow, ...], cost: _Cost, trace: bytes) -> RequestRow:
+    return RequestRow(
+        begun.id,
+        begun.started_at,
+        begun.key_id,
+        begun.project_id,
+        begun.endpoint,
+        _clean(begun.asked),
+        begun.route,
+        done.provider,
+        _clean(done.model),
+        begun.stream,
+        done.status,
+        done.ended,
+        done.code and _clean(done.code),
+        done.finish,
+        *cost,
+        done.duration_ms,
+        done.first_event_ms,
+        ",".join(begun.tags),
+        begun.user and _clean(begun.user),
+        begun.safety_identifier and _clean(begun.safety_identifier),
+        trace,
+        "complete",
+        attempts,
+    )
+
+
+def _lost(begun: Begun, attempts: tuple[AttemptRow, ...], cost: _Cost) -> RequestRow:
+    """The row of a request whose worker died before it had ended."""
+    return RequestRow(
+        begun.id,
+        begun.started_at,
+        begun.key_id,
+        begun.project_id,
+        begun.endpoint,
+        _clean(begun.asked),
+        begun.route,
+        attempts[-1].provider,
+        attempts[-1].model,
+        begun.stream,
+        0,
+        LOST,
+        None,
+        "",
+        *cost,
+        None,
+        None,
+        ",".join(begun.tags),
+        begun.user and _clean(begun.user),
+        begun.safety_identifier and _clean(begun.safety_identifier),
+        b"",
+        "partial",
+        attempts,
+    )
+
+
+def _trace(done: Done, tried: Mapping[int, Tried]) -> bytes:
+    """What was decided, where it was more than to call the first target; attempts that were never sent among it."""
+    if len(tried) == 1 and not (done.first or done.skipped or done.stopped or done.rescue or done.lined_ms):
+        return b""
+    return _encode(
+        {
+            "attempts": [
+                {
+                    "number": number + 1,
+                    "provider": one.provider,
+                    "model": _clean(one.model),
+                    "status": one.status,
+                    "outcome": one.outcome,
+                    "duration_ms": one.duration_ms,
+                    "wait_ms": one.wait_ms,
+                }
+                for number, one in tried.items()
+            ],
+            "skipped": [
+                {"provider": provider, "model": _clean(model), "reason": reason}
+                for provider, model, reason in done.skipped
+            ],
+            "stopped": done.stopped,
+            "rescue": done.rescue,
+            "lined_ms": done.lined_ms,
+        }
+    )
+
+
+def _settlement(reserved: Reserved, cost: _Cost) -> Settlement:
+    """Slots are no part of it: the worker gives those back itself."""
+    tokens = cost.prompt + cost.completion
+    return Settlement(
+        reserved.lease,
+        Claim(reserved.requests, reserved.tokens, reserved.nanos),
+        Claim(reserved.requests, tokens, reserved.nanos if cost.nanos is None else cost.nanos),
+    )
+
+
+def _clean(text: str) -> str:
+    """A client's text without the one character that a database does not take."""
+    return text.replace("\0", "\ufffd") if "\0" in text else text
