@@ -95,7 +95,7 @@ class SqliteWriter:
             new = new.without(_present(connection, new.ids()))
             _insert(connection, new)
         _ATTEMPTS.insert(connection, new.attempts)
-        connection.executemany(_ADD, new.sums())
+        _SUMS.insert(connection, new.sums())
         connection.executemany(_MARK, [(mark.journal, mark.position) for mark in marks])
         connection.execute("COMMIT")
 
@@ -109,9 +109,10 @@ class SqliteWriter:
 
 
 class _Insert:
-    """Inserts rows of one table, those that are there already left as they are."""
+    """Inserts rows of one table; what is there already stays, or becomes what `conflict` says."""
 
-    def __init__(self, table: str, columns: Sequence[str]) -> None:
+    def __init__(self, table: str, columns: Sequence[str], conflict: str = "NOTHING") -> None:
+        self._conflict = f" ON CONFLICT DO {conflict}"
         row = ", ".join(f"nullif(?, {NOTHING})" if name in UNKNOWN else "?" for name in columns)
         self._text = f"INSERT INTO {table} ({', '.join(columns)}) VALUES "
         self._row = f"({row})"
@@ -128,7 +129,7 @@ class _Insert:
         return inserted
 
     def _of(self, count: int) -> str:
-        return self._text + ", ".join([self._row] * count) + " ON CONFLICT DO NOTHING"
+        return self._text + ", ".join([self._row] * count) + self._conflict
 
 
 def _insert(connection: sqlite3.Connection, new: Batch) -> int:
@@ -160,9 +161,10 @@ def _marks_of(count: int) -> str:
 _PLAIN = _Insert("ledger_requests", PLAIN)
 _REQUESTS = _Insert("ledger_requests", REQUEST)
 _ATTEMPTS = _Insert("ledger_attempts", ATTEMPT)
-_ADD = (
-    f"INSERT INTO ledger_sums (span, start, series, {', '.join(SUMS)}) VALUES ({_marks_of(3 + len(SUMS))})"
-    f" ON CONFLICT DO UPDATE SET {', '.join(f'{name} = {name} + excluded.{name}' for name in SUMS)}"
+_SUMS = _Insert(
+    "ledger_sums",
+    ("span", "start", "series", *SUMS),
+    "UPDATE SET " + ", ".join(f"{name} = {name} + excluded.{name}" for name in SUMS),
 )
 _MARK = (
     "INSERT INTO ledger_marks (journal, position) VALUES (?, ?)"
