@@ -99,7 +99,7 @@ BROAD_EXCEPTS: dict[tuple[str, str], str] = {
 # Where an import inside a function, or by name, stands, and what makes it worth that.
 LATE_IMPORTS: dict[tuple[str, str], str] = {
     ("penstock.cli", "Verbs.get_command"): "a verb pays for no other's imports",
-    ("penstock.control.parent", "_load"): "SQLAlchemy and Starlette are imported while the workers start",
+    ("penstock.control.parent", "_load"): "SQLAlchemy, Starlette and prices are imported while the workers start",
     ("penstock.stores.database", "_load"): "a database pays for no other's driver, and for Alembic only to migrate",
 }
 

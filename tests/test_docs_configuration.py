@@ -18,6 +18,7 @@ from penstock.config import (
     Ledger,
     Limits,
     Model,
+    Price,
     Retries,
     Server,
     TargetConfig,
@@ -41,6 +42,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`[breaker]`": Breaker,
     "`[answers]`": AnswersConfig,
     "`[ledger]`": Ledger,
+    '`[prices."PROVIDER/MODEL"]`': Price,
 }
 NOT_SETTINGS = ("name", "settings")  # of an Upstream: they come from the table's own name and from its type
 

@@ -1,8 +1,8 @@
 """The configuration: a TOML file and the environment in, frozen values out, every error at once.
 
 `shapes` declares the settings; `reading` makes a Config of a file, the environment and the command line, with
-`typed` (types, ranges, unknown names), `serving`, `upstreams` and `routes` (one table each), `files` (what is
-pointed at) and `lines` (where in the file). What is wrong becomes a `Problem`; nothing is ever half accepted.
+`typed` (types, ranges, unknown names), `serving`, `upstreams`, `routes` and `pricing` (one table each), `files` (what
+is pointed at) and `lines` (where in the file). What is wrong becomes a `Problem`; nothing is ever half accepted.
 `changes` says what a running server takes of a new one.
 """
 
@@ -19,6 +19,7 @@ from penstock.config.shapes import (
     Ledger,
     Limits,
     Model,
+    Price,
     Retries,
     Server,
     TargetConfig,
@@ -38,6 +39,7 @@ __all__ = [
     "Ledger",
     "Limits",
     "Model",
+    "Price",
     "Problem",
     "Retries",
     "Server",

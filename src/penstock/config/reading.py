@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from penstock.config import files, routes, serving, upstreams
+from penstock.config import files, pricing, routes, serving, upstreams
 from penstock.config.database import has_password
 from penstock.config.lines import Lines
 from penstock.config.problems import ConfigError, Problem
@@ -33,7 +33,7 @@ MODEL: Final = "gpt-5.4"  # the name that every example asks for
 DEMO: Final = "penstock-demo"
 
 _FILE_BYTES = 1024 * 1024  # none is larger; what is, was meant for something else
-_TABLES = ("server", "providers", "models", "retries", "breaker", "answers", "ledger")
+_TABLES = ("server", "providers", "models", "retries", "breaker", "answers", "ledger", "prices")
 
 _S = TypeVar("_S", bound=msgspec.Struct)
 
@@ -62,6 +62,8 @@ def load(path: Path, env: Mapping[str, str], types: upstreams.Types) -> Config:
     breaker = _settings("breaker", Breaker, table, faults)
     answers = _settings("answers", AnswersConfig, table, faults)
     ledger = _settings("ledger", Ledger, table, faults)
+    raw_prices = _tables("prices", table, faults)
+    prices = {name: pricing.check(name, raw, raw_providers, faults) for name, raw in raw_prices.items()}
     if faults.found or outside.found:
         raise ConfigError([*faults.found, *outside.found], str(path))
     config = Config(
@@ -72,6 +74,7 @@ def load(path: Path, env: Mapping[str, str], types: upstreams.Types) -> Config:
         breaker=breaker,
         answers=answers,
         ledger=ledger,
+        prices={name: price for name, price in prices.items() if price is not None},
     )
     _warn(config, path if public else None, faults)
     return msgspec.structs.replace(config, warnings=tuple(faults.warnings))

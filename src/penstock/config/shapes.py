@@ -11,6 +11,7 @@ from penstock.config.problems import Problem
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Bytes = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Dollars = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,8 +160,18 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     journal_bytes: Annotated[int, msgspec.Meta(ge=16 * 1024 * 1024, le=2**40)] = 1024 * 1024 * 1024
 
 
+class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a million tokens cost, in US dollars. `cached_input`: of those of the prompt that came from a cache; None if
+    they cost what the others do."""
+
+    input: Dollars
+    output: Dollars
+    cached_input: Dollars | None = None
+
+
 class Config(msgspec.Struct, frozen=True):
-    """The whole of it, validated. `providers` and `models` by name; a model's name may end in ``*``.
+    """The whole of it, validated. `providers` and `models` by name; a model's name may end in ``*``. `prices` by
+    ``PROVIDER/MODEL``, likewise.
 
     `warnings`: what is served all the same and deserves a word at the start.
     """
@@ -172,4 +183,5 @@ class Config(msgspec.Struct, frozen=True):
     breaker: Breaker = Breaker()
     answers: AnswersConfig = AnswersConfig()
     ledger: Ledger = Ledger()
+    prices: dict[str, Price] = {}
     warnings: tuple[Problem, ...] = ()

@@ -34,8 +34,9 @@ from penstock.config import Config, Upstream
 from penstock.control import greeting, keys, workers
 from penstock.control.answers import KeptAnswers
 from penstock.control.engines import Engines, Running
-from penstock.control.ledger import Drain
+from penstock.control.ledger import Drain, Price
 from penstock.control.metrics import Metrics
+from penstock.control.prices import Book, Prices
 from penstock.control.reloading import ConfigFile, NotApplied, Reloader
 from penstock.control.retention import Retention
 from penstock.control.runs import IdempotentRuns
@@ -53,6 +54,7 @@ from penstock.stores.base.runs import Runs
 
 STORES = "penstock.stores.sql"
 ADMIN = "penstock.control.admin"
+PRICE_LIST = "penstock.control.prices.book"
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SCRAPE_LIMIT = 0.5
@@ -143,6 +145,7 @@ class Parent:
         self._reloader = Reloader(file, config, self._apply)
         self._reloading: asyncio.Task[None] | None = None
         self._metrics = Metrics()
+        self._prices = Prices(config, _price_list)
         self._lookups = keys.Lookups(
             self._environment_key,
             self._keys_changed,
@@ -202,7 +205,7 @@ class Parent:
         self._listen(server.admin_listen, "--admin-listen")
         self._engines.follow(_specs(self._config))
         start = link.Start(0, self._config, edge.descriptors, self._engines.addresses)
-        self._ledger = ledger = _drain(directory)
+        self._ledger = ledger = _drain(directory, self._prices.cost)
         handlers = workers.Handlers(
             self._look_up,
             self._metrics.update,
@@ -228,7 +231,6 @@ class Parent:
         sql = await asyncio.to_thread(_load, STORES)
         self._stores = stores = await sql.open_stores(_store(self._config.server.store), directory)
         self._usage.open(stores.ledger)
-        self._start(self._ledger.run(stores.ledger))
         await self._lookups.open(stores.access)
         self._tell_health()
         self._start(self._lookups.poll())
@@ -236,6 +238,7 @@ class Parent:
         self._start(self._runs.run(stores.runs))
         self._start(self._retention.run(stores.ledger))
         self._start(self._serve_admin(await asyncio.to_thread(_load, ADMIN), directory))
+        self._start(self._keep_ledger(self._ledger, stores.ledger))
         try:
             async with asyncio.timeout(READY_LIMIT):
                 await asyncio.shield(self._workers.ready)
@@ -246,6 +249,11 @@ class Parent:
         place = greeting.Place(edge.bound, control.bound, line, first)
         print(greeting.greeting(self._config, self._source, place), file=sys.stderr, flush=True)
         self._reloading = self._start(self._reloader.run())
+
+    async def _keep_ledger(self, ledger: Drain, store: Ledger) -> None:
+        """Price what the journals have and store it, once there are prices."""
+        await asyncio.to_thread(self._prices.load)
+        await ledger.run(store)
 
     def _serve_admin(self, admin: ModuleType, directory: Path) -> Coroutine[Any, Any, None]:
         key = _environment_key("PENSTOCK_ADMIN_KEY")
@@ -345,6 +353,8 @@ class Parent:
         self._lookups.stale_max = config.server.auth_stale_max
         self._config, self._answers.config = config, config.answers
         self._retention.days = config.ledger.retention_days
+        self._prices.follow(config)
+        self._start(asyncio.to_thread(self._prices.load))
         applied = await self._workers.reconfigure(config, self._engines.addresses, self._health(), APPLY_LIMIT)
         if unwanted:
             self._start(self._stop_engines(unwanted, applied.version))
@@ -417,12 +427,17 @@ def _spec(upstream: Upstream, workers: int) -> EngineSpec:
     )
 
 
-def _drain(directory: Path) -> Drain:
+def _drain(directory: Path, price: Price) -> Drain:
     """Raises DataDirError."""
     try:
-        return Drain(directory, lambda _provider, _model, _usage, _at: (None, ""), lambda _settlements: None)
+        return Drain(directory, price, lambda _settlements: None)
     except OSError as error:
         raise data_dir.DataDirError(f"cannot keep journals in {directory}: {error.strerror or error}") from error
+
+
+def _price_list() -> Book:
+    book: Book = _load(PRICE_LIST)
+    return book
 
 
 def _load(name: str) -> ModuleType:
