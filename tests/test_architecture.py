@@ -33,6 +33,7 @@ LAYERS = (
     ("an answer rescued, or kept", ("penstock.gateway.rescue", "penstock.gateway.keeping")),
     ("the relay", ("penstock.gateway.relay",)),
     ("stages and rooms", ("penstock.gateway.*", "penstock.control.*")),
+    ("what is said of limits", ("penstock.gateway.limited",)),
     (
         "what stages and rooms share",
         (

@@ -14,6 +14,7 @@ from msgspec import inspect
 from penstock.config import (
     AnswersConfig,
     Breaker,
+    Counting,
     Deadlines,
     Ledger,
     Limits,
@@ -43,6 +44,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`[answers]`": AnswersConfig,
     "`[ledger]`": Ledger,
     '`[prices."PROVIDER/MODEL"]`': Price,
+    "`[limits]`": Counting,
 }
 NOT_SETTINGS = ("name", "settings")  # of an Upstream: they come from the table's own name and from its type
 

@@ -15,7 +15,8 @@ from typing import cast
 import msgspec
 
 from penstock.config import Config
-from penstock.types import EngineAddress, KeptAnswer, Page, Principal, Replay, Run
+from penstock.limits import Scope
+from penstock.types import Claim, EngineAddress, KeptAnswer, Page, Principal, Replay, Run
 
 MAX_FRAME = 16 * 1024 * 1024
 
@@ -63,6 +64,13 @@ METRICS = (
     Metric("penstock_ledger_lag_seconds", "gauge", "How long the oldest finished request has waited to be stored."),
     Metric("penstock_ledger_journal_bytes", "gauge", "Size of the journals that are not deleted yet."),
     Metric("penstock_ledger_store_up", "gauge", "Whether the ledger's store answers."),
+    Metric("penstock_limits_refused_total", "counter", "Requests refused for a limit.", ("scope", "meter")),
+    Metric("penstock_limits_shadowed_total", "counter", "What shadow limits would have refused.", ("scope", "meter")),
+    Metric("penstock_limits_open_total", "counter", "Leases given while a limit could not be counted.", ("meter",)),
+    Metric("penstock_limits_waiting", "gauge", "Requests that wait for a limit now."),
+    Metric("penstock_leases_total", "counter", "Leases of limits given to workers."),
+    Metric("penstock_leases_lost_total", "counter", "Slots held past their lease, and taken again."),
+    Metric("penstock_counters_up", "gauge", "Whether the store of counters answers."),
     Metric("penstock_config_reloads_total", "counter", "Readings of a changed configuration.", ("outcome",)),
     Metric("penstock_config_last_reload_successful", "gauge", "Whether what the configuration file says is served."),
 )
@@ -73,7 +81,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
 
     `engines`: the address of each local engine by provider name. `version` is that of the configuration: a later one
     has a greater number. `journal`: how the names of the journal's segments begin, a path that no other process has;
-    empty, none is kept.
+    empty, none is kept. `board_fd`: the memory in which what is left of limits is read, -1 if there is none.
     """
 
     worker: int
@@ -82,6 +90,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     engines: dict[str, EngineAddress] = {}
     version: int = 0
     journal: str = ""
+    board_fd: int = -1
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -155,6 +164,115 @@ class Settled(msgspec.Struct, frozen=True, tag=True):
     """Worker: no request here goes by a configuration before that of `version` any more."""
 
     version: int
+
+
+class Rest(msgspec.Struct, frozen=True, gc=False):
+    """What goes back of a lease. `closed`: nothing of it lies unused any more, though requests may still be in flight
+    by it."""
+
+    lease: str
+    claim: Claim
+    closed: bool = False
+
+
+class Lease(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Worker: may a request be sent? What goes back, `rests`, counts before it.
+
+    `completion_tokens`: the most that the answer may have; where `expected`, nobody said, and it is what such answers
+    have. `hard`: it may be cut to what is left. `targets`: providers and models that may answer. `more`: how many
+    further requests like it are welcome. `until`: how long it may wait, on the monotonic clock.
+    """
+
+    ref: int
+    key_id: str
+    project_id: str
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+    targets: tuple[tuple[str, str], ...]
+    more: int = 0
+    until: float = 0.0
+    weight: float = 1.0
+    hard: bool = False
+    expected: bool = False
+    rests: tuple[Rest, ...] = ()
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """Where the board says what is left of a limit: `row`; what the limit is, and whether of requests or of tokens."""
+
+    row: int
+    amount: int
+    tokens: bool
+
+
+class Leased(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Parent: yes. `claim` was reserved for the request, which must begin before `begin_by`; besides, for `more` like
+    it, `spare` requests, tokens, nano-dollars and slots, infinite where nothing meters that, until `expires`.
+
+    `cap`: the most completion tokens that the answer may have, where a limit says so. `prices`: nano-dollars of a
+    prompt and of a completion token. `scarce`: a slot is to go back at once, since others may wait for it. Times are
+    of the monotonic clock, which all processes of a host share.
+    """
+
+    ref: int
+    lease: str
+    claim: Claim
+    more: int
+    spare: tuple[float, float, float, float]
+    expires: float
+    begin_by: float
+    cap: int | None = None
+    prices: tuple[float, float] = (0.0, 0.0)
+    scarce: bool = False
+    rows: tuple[Row, ...] = ()
+
+
+class Denied(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Parent: no, since of the limit `scope`, `meter`, `model` of `amount` too little is left. `wait`: seconds until
+    there is enough; None: it is a matter of when others end; infinite: never, since the request `needs` too much."""
+
+    ref: int
+    scope: Scope
+    meter: str
+    model: str
+    amount: int
+    wait: float | None
+    needs: int
+    rows: tuple[Row, ...] = ()
+
+
+class Unpriced(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Parent: no, since there is a limit of money and nobody knows what this target costs."""
+
+    ref: int
+    target: str
+
+
+class Uncounted(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Parent: no, since what is left cannot be found out, and a limit is one that is kept even so."""
+
+    ref: int
+
+
+class Forget(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Worker: who asked that has gone. What may have been granted meanwhile comes back as a rest."""
+
+    ref: int
+
+
+class Returned(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Worker: what goes back of leases. `ref`: of the recall that this answers, 0 if none."""
+
+    ref: int
+    rests: tuple[Rest, ...]
+
+
+class Recall(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Parent: others need what lies unused of these leases; of what is in use, slots are to come back at once."""
+
+    ref: int
+    leases: tuple[str, ...]
 
 
 class SnapshotRequest(msgspec.Struct, frozen=True, tag=True):
@@ -284,6 +402,14 @@ Message = (
     | Reconfigure
     | Reconfigured
     | Settled
+    | Lease
+    | Leased
+    | Denied
+    | Unpriced
+    | Uncounted
+    | Forget
+    | Returned
+    | Recall
     | SnapshotRequest
     | Snapshot
     | KeepAnswer

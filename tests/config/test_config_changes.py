@@ -22,6 +22,7 @@ OTHER: dict[str, Any] = {
     "workers": 4,
     "data_dir": "/elsewhere",
     "store": "other",
+    "counters": "redis://other",
     "tls_cert": "/cert.pem",
     "tls_key": "/key.pem",
     "trusted_proxies": ("10.0.0.0/8",),

@@ -91,7 +91,7 @@ def test_every_problem_is_reported_at_once_with_its_line(tmp_path: Path) -> None
         listen = "127.0.0.1"
         workers = 0
         store = "mysql://db/penstock"
-        counters = "local"
+        counters = "memcached://h"
         trusted_proxies = [
           "10.0.0.0/8",
           "10.0.0.1/8",

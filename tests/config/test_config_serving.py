@@ -60,6 +60,12 @@ def test_the_path_of_a_file_that_names_the_store_is_expanded(tmp_path: Path) -> 
     assert config.server.store == f"file:{tmp_path}/database"
 
 
+@pytest.mark.parametrize("url", ["redis://h:6379/0", "rediss://user:word@h", "unix:///run/redis.sock"])
+def test_counters_are_local_or_at_the_url_of_a_redis(tmp_path: Path, url: str) -> None:
+    assert load(written(tmp_path, server(f'counters = "{url}"')), ENV, TYPES).server.counters == url
+    assert only(problems(tmp_path, server(f'counters = "http+{url}"'))).where == "server.counters"
+
+
 def test_a_certificate_and_its_key_belong_together(tmp_path: Path) -> None:
     for name, content in (("cert.pem", CERT), ("key.pem", KEY), ("other.pem", OTHER_KEY), ("text.pem", "hello")):
         (tmp_path / name).write_text(content)

@@ -28,6 +28,8 @@ class Told:
         self.snapshots: list[tuple[int, str]] = []
         self.lookups: list[Callable[[link.KeyAnswer], None]] = []
         self.gone: list[int] = []
+        self.leases: list[tuple[int, link.Lease, Callable[[link.Message], None]]] = []
+        self.returned: list[tuple[int, link.Returned | link.Forget]] = []
         self.news = asyncio.Event()
         self._others = set(children(os.getpid()))  # servers that other tests share
 
@@ -37,8 +39,24 @@ class Told:
 
     def handlers(self) -> Handlers:
         return Handlers(
-            self._lookup, self._snapshot, self._gone, self._answers, self._runs, self._usage, lambda worker: ""
+            self._lookup,
+            self._snapshot,
+            self._gone,
+            self._answers,
+            self._runs,
+            self._usage,
+            lambda worker: "",
+            self._lease,
+            self._returned,
         )
+
+    def _lease(self, worker: int, question: link.Lease, send: Callable[[link.Message], None]) -> None:
+        self.leases.append((worker, question, send))
+        self.news.set()
+
+    def _returned(self, worker: int, message: link.Returned | link.Forget) -> None:
+        self.returned.append((worker, message))
+        self.news.set()
 
     def _lookup(self, question: link.KeyLookup, send: Callable[[link.KeyAnswer], None]) -> None:
         self.lookups.append(send)

@@ -23,6 +23,7 @@ from penstock.control.answers import KeptAnswers
 from penstock.control.runs import IdempotentRuns
 from penstock.control.usage import OwnUsage
 from penstock.gateway import heads
+from penstock.gateway.admission import Admission
 from penstock.gateway.api import Api, Kept
 from penstock.gateway.auth import Auth
 from penstock.gateway.complete import Gateway
@@ -305,7 +306,9 @@ async def gateway(  # noqa: PLR0913  # each has a default, and is given by name
     lanes = Lanes(entries, retries, breaker)
     kin = Kin((config or Config()).answers)
     keeper = Keeper((config or Config()).answers, kin.send, telemetry.metrics.not_kept)
-    stages = Gateway(routes, Upstreams(lanes, retries, lambda: 0.0, journal), telemetry, heartbeats, keeper, journal)
+    admission = Admission(lambda message: None)
+    upstreams_ = Upstreams(lanes, retries, lambda: 0.0, journal)
+    stages = Gateway(routes, admission, upstreams_, telemetry, heartbeats, keeper, journal)
     now = clock or asyncio.get_running_loop().time
     auth = Auth(lookup, now, server_config.auth_failures, telemetry.metrics.auth_failed)
     api = Api(stages, auth, heads.RequestIds(wall_clock), server_config.trusted_proxies, kin.kept, kin.usage)

@@ -20,6 +20,7 @@ from penstock.config.shapes import (
     AnswersConfig,
     Breaker,
     Config,
+    Counting,
     Ledger,
     Model,
     Retries,
@@ -33,7 +34,7 @@ MODEL: Final = "gpt-5.4"  # the name that every example asks for
 DEMO: Final = "penstock-demo"
 
 _FILE_BYTES = 1024 * 1024  # none is larger; what is, was meant for something else
-_TABLES = ("server", "providers", "models", "retries", "breaker", "answers", "ledger", "prices")
+_TABLES = ("server", "providers", "models", "retries", "breaker", "answers", "ledger", "prices", "limits")
 
 _S = TypeVar("_S", bound=msgspec.Struct)
 
@@ -64,6 +65,7 @@ def load(path: Path, env: Mapping[str, str], types: upstreams.Types) -> Config:
     ledger = _settings("ledger", Ledger, table, faults)
     raw_prices = _tables("prices", table, faults)
     prices = {name: pricing.check(name, raw, raw_providers, faults) for name, raw in raw_prices.items()}
+    limits = _settings("limits", Counting, table, faults)
     if faults.found or outside.found:
         raise ConfigError([*faults.found, *outside.found], str(path))
     config = Config(
@@ -75,6 +77,7 @@ def load(path: Path, env: Mapping[str, str], types: upstreams.Types) -> Config:
         answers=answers,
         ledger=ledger,
         prices={name: price for name, price in prices.items() if price is not None},
+        limits=limits,
     )
     _warn(config, path if public else None, faults)
     return msgspec.structs.replace(config, warnings=tuple(faults.warnings))

@@ -20,6 +20,9 @@ def check(server: Server, env: Mapping[str, str], faults: Faults) -> Server:
     """The same with the paths of the certificate expanded."""
     listen_apart(server, faults, (*PATH, "listen"), (*PATH, "admin_listen"))
     store = _store(server.store, env, faults)
+    if server.counters != "local" and not server.counters.startswith(("redis://", "rediss://", "unix://")):
+        message = "neither local nor the URL of a Redis or Valkey"
+        faults.add((*PATH, "counters"), message, 'write "local", redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH')
     paths = {}
     for name in ("tls_cert", "tls_key"):
         value = getattr(server, name)

@@ -38,6 +38,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     data_dir: str = "~/.local/share/penstock"
     store: str = "sqlite"
+    counters: str = "local"  # or the URL of a Redis or Valkey that several hosts share
     tls_cert: str | None = None
     tls_key: str | None = None
     trusted_proxies: tuple[str, ...] = ()  # addresses or networks whose x-forwarded-for is believed
@@ -169,6 +170,16 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cached_input: Dollars | None = None
 
 
+class Counting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How limits on keys and projects are kept. Seconds."""
+
+    max_wait: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0  # for a limit, before a request is refused
+    completion_tokens: Count = 512  # of an answer, where neither the request nor experience says
+    store_timeout: Annotated[float, msgspec.Meta(gt=0, le=10)] = 0.05  # of one command
+    budgets_fail_open: bool = False  # those in US dollars, while they cannot be counted
+    rates_fail_open: bool = True  # all others
+
+
 class Config(msgspec.Struct, frozen=True):
     """The whole of it, validated. `providers` and `models` by name; a model's name may end in ``*``. `prices` by
     ``PROVIDER/MODEL``, likewise.
@@ -184,4 +195,5 @@ class Config(msgspec.Struct, frozen=True):
     answers: AnswersConfig = AnswersConfig()
     ledger: Ledger = Ledger()
     prices: dict[str, Price] = {}
+    limits: Counting = Counting()
     warnings: tuple[Problem, ...] = ()

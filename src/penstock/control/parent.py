@@ -18,6 +18,7 @@ import asyncio
 import importlib
 import logging
 import os
+import secrets
 import signal
 import sys
 import time
@@ -33,6 +34,7 @@ from penstock import data_dir, link
 from penstock.config import Config, Upstream
 from penstock.control import greeting, keys, workers
 from penstock.control.answers import KeptAnswers
+from penstock.control.counters import Board, Counters, Policy, Sources
 from penstock.control.engines import Engines, Running
 from penstock.control.ledger import Drain, Price
 from penstock.control.metrics import Metrics
@@ -45,12 +47,15 @@ from penstock.control.terminal import Terminal
 from penstock.control.usage import OwnUsage
 from penstock.engine.process import UnusableDirectory
 from penstock.engine.spec import EngineSpec
+from penstock.limits import Limit
 from penstock.link import KeyAnswer, KeyLookup, SeriesValue, UsageAnswer, UsageQuestion
 from penstock.providers.llama import LlamaSettings, model_file
 from penstock.providers.secrets import Secret
-from penstock.stores.base import Access, Ledger, StoreUnavailable
+from penstock.stores.base import Access, Ledger, Slices, StoreUnavailable
 from penstock.stores.base.answers import Answers
 from penstock.stores.base.runs import Runs
+from penstock.stores.slices import MemorySlices
+from penstock.types import Settlement
 
 STORES = "penstock.stores.sql"
 ADMIN = "penstock.control.admin"
@@ -160,6 +165,8 @@ class Parent:
         self._running: asyncio.Task[None] | None = None
         self._stores: Stores | None = None
         self._ledger: Drain | None = None
+        self._board = Board()
+        self._counters: Counters | None = None
 
     def interrupt(self) -> None:
         """A signal: the first one drains, the second ends."""
@@ -204,8 +211,9 @@ class Parent:
         edge = self._listen(server.listen, "--listen")
         self._listen(server.admin_listen, "--admin-listen")
         self._engines.follow(_specs(self._config))
-        start = link.Start(0, self._config, edge.descriptors, self._engines.addresses)
-        self._ledger = ledger = _drain(directory, self._prices.cost)
+        self._ledger = ledger = _drain(directory, self._prices.cost, self._settle)
+        descriptors, board = edge.descriptors, self._board.descriptor
+        start = link.Start(0, self._config, descriptors, self._engines.addresses, board_fd=board)
         handlers = workers.Handlers(
             self._look_up,
             self._metrics.update,
@@ -214,6 +222,8 @@ class Parent:
             self._runs.receive,
             self._tell_usage,
             ledger.begin,
+            self._lease,
+            self._returned,
         )
         self._workers = workers.Workers(server.workers, start, handlers, self._health(), self._command)
         self._running = self._start(self._workers.run())
@@ -228,6 +238,8 @@ class Parent:
         """Bring up what needs heavy imports, then greet."""
         assert self._workers is not None
         assert self._ledger is not None
+        self._counters = self._count(MemorySlices())
+        self._start(self._counters.run())
         sql = await asyncio.to_thread(_load, STORES)
         self._stores = stores = await sql.open_stores(_store(self._config.server.store), directory)
         self._usage.open(stores.ledger)
@@ -254,6 +266,14 @@ class Parent:
         """Price what the journals have and store it, once there are prices."""
         await asyncio.to_thread(self._prices.load)
         await ledger.run(store)
+
+    def _count(self, store: Slices) -> Counters:
+        assert self._workers is not None
+        limits, count = self._config.limits, self._config.server.workers
+        policy = Policy(limits.budgets_fail_open, limits.rates_fail_open)
+        sources = Sources(_no_limits, self._prices.rates)
+        mark = secrets.token_hex(4) + "-"
+        return Counters(store, sources, self._workers.send, self._board, mark=mark, policy=policy, workers=count)
 
     def _serve_admin(self, admin: ModuleType, directory: Path) -> Coroutine[Any, Any, None]:
         key = _environment_key("PENSTOCK_ADMIN_KEY")
@@ -319,6 +339,23 @@ class Parent:
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
 
+    def _lease(self, worker: int, question: link.Lease, send: Callable[[link.Message], None]) -> None:
+        if self._counters is None:
+            send(link.Uncounted(question.ref))
+        else:
+            self._counters.ask(worker, question, send)
+
+    def _returned(self, worker: int, message: link.Returned | link.Forget) -> None:
+        if self._counters is not None:
+            if isinstance(message, link.Forget):
+                self._counters.forget(worker, message.ref)
+            else:
+                self._counters.returned(worker, message)
+
+    def _settle(self, settlements: Sequence[Settlement]) -> None:
+        if self._counters is not None:
+            self._counters.settle(settlements)
+
     def _keys_changed(self) -> None:
         if self._workers is not None:
             self._workers.broadcast(link.KeysChanged())
@@ -335,13 +372,16 @@ class Parent:
         self._runs.gone(worker)
         if self._ledger is not None:
             self._ledger.end(worker)
+        if self._counters is not None:
+            self._counters.gone(worker)
 
     async def _scrape(self) -> Sequence[SeriesValue]:
         assert self._workers is not None
         await self._workers.scrape(SCRAPE_LIMIT)
         assert self._ledger is not None
         self._metrics.update(OWN, link.Snapshot(0, (*self._answers.series(), *self._runs.series())))
-        return (*self._metrics.merged(), *self._reloader.series(), *self._ledger.series())
+        counted = self._counters.series() if self._counters is not None else ()
+        return (*self._metrics.merged(), *self._reloader.series(), *self._ledger.series(), *counted)
 
     async def _apply(self, config: Config) -> int:
         """Have every worker serve another configuration; how many do. Raises NotApplied."""
@@ -355,6 +395,8 @@ class Parent:
         self._retention.days = config.ledger.retention_days
         self._prices.follow(config)
         self._start(asyncio.to_thread(self._prices.load))
+        if self._counters is not None:
+            self._counters.policy = Policy(config.limits.budgets_fail_open, config.limits.rates_fail_open)
         applied = await self._workers.reconfigure(config, self._engines.addresses, self._health(), APPLY_LIMIT)
         if unwanted:
             self._start(self._stop_engines(unwanted, applied.version))
@@ -385,6 +427,8 @@ class Parent:
             stack.callback(self._engines.close)
             for listener in self._listeners:
                 stack.callback(listener.close)
+            stack.callback(self._board.close)
+            stack.push_async_callback(self._close_counters)
             stack.push_async_callback(self._close_stores)
             stack.push_async_callback(self._close_ledger)
             stack.push_async_callback(self._end_background)
@@ -405,9 +449,17 @@ class Parent:
             store = None if self._stores is None else self._stores.ledger
             await self._ledger.close(store, 0.0 if self._stopped_hard else STORE_LIMIT)
 
+    async def _close_counters(self) -> None:
+        if self._counters is not None:
+            await self._counters.close()
+
     async def _close_stores(self) -> None:
         if self._stores is not None:
             await self._stores.close()
+
+
+def _no_limits(key_id: str, project_id: str) -> Sequence[Limit]:
+    return ()
 
 
 def _specs(config: Config) -> dict[str, EngineSpec]:
@@ -427,10 +479,10 @@ def _spec(upstream: Upstream, workers: int) -> EngineSpec:
     )
 
 
-def _drain(directory: Path, price: Price) -> Drain:
+def _drain(directory: Path, price: Price, settle: Callable[[Sequence[Settlement]], None]) -> Drain:
     """Raises DataDirError."""
     try:
-        return Drain(directory, price, lambda _settlements: None)
+        return Drain(directory, price, settle)
     except OSError as error:
         raise data_dir.DataDirError(f"cannot keep journals in {directory}: {error.strerror or error}") from error
 

@@ -64,6 +64,8 @@ class Handlers(msgspec.Struct, frozen=True):
     runs: Callable[[int, link.RunsMessage, Callable[[link.RunClaimed], None]], None]
     usage: Callable[[link.UsageQuestion, Callable[[link.UsageAnswer], None]], None]
     journal: Callable[[int], str]
+    lease: Callable[[int, link.Lease, Callable[[link.Message], None]], None]
+    returned: Callable[[int, link.Returned | link.Forget], None]
 
 
 class Workers:
@@ -103,6 +105,13 @@ class Workers:
         for slot in self._slots:
             if slot.channel is not None:
                 slot.channel.send(message)
+
+    def send(self, worker: int, message: link.Message) -> bool:
+        """Tell one worker; whether it is there."""
+        channel = self._slots[worker].channel
+        if channel is not None:
+            channel.send(message)
+        return channel is not None
 
     async def scrape(self, within: float) -> None:
         """Have every ready worker's metrics handed over, of those that answer in time."""
@@ -189,7 +198,8 @@ class Workers:
         process: Process | None = None
         try:
             with theirs:
-                descriptors = (*self._start.listen_fds, theirs.fileno())
+                shared = (self._start.board_fd,) if self._start.board_fd >= 0 else ()
+                descriptors = (*self._start.listen_fds, *shared, theirs.fileno())
                 process = slot.process = await _spawn((*self._command, str(theirs.fileno())), descriptors)
             ours.setblocking(False)
             slot.channel = await link.connect(
@@ -247,6 +257,10 @@ class Workers:
                 self._handlers.runs(slot.number, message, _way(slot))
             case link.UsageQuestion():
                 self._handlers.usage(message, _way(slot))
+            case link.Lease():
+                self._handlers.lease(slot.number, message, _way(slot))
+            case link.Returned() | link.Forget():
+                self._handlers.returned(slot.number, message)
             case link.Snapshot():
                 self._handlers.snapshot(slot.number, message)
                 self._answer(message.ref, slot)

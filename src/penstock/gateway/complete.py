@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 from penstock.errors import AuthenticationFailed, PermissionDenied, Refusal
 from penstock.gateway import accounting
+from penstock.gateway.admission import Admission, Hold
 from penstock.gateway.exchange import Exchange
 from penstock.gateway.journal import Journal
 from penstock.gateway.keeping import Keeper, kept
@@ -26,7 +27,8 @@ from penstock.gateway.telemetry import Telemetry
 from penstock.gateway.upstream import Answer, Upstreams, note
 from penstock.http.connection import Request
 from penstock.providers.base import AnyRequest
-from penstock.types import Record
+from penstock.types import Plan, Principal, Record
+from penstock.wire.ceiling import lowered
 from penstock.wire.estimate import BYTES_PER_TOKEN
 
 NEVER = float("inf")
@@ -42,11 +44,12 @@ class Gateway:
     with reasons.
     """
 
-    __slots__ = ("down", "heartbeats", "journal", "keeper", "requests", "routes", "telemetry", "upstreams")
+    __slots__ = ("admission", "down", "heartbeats", "journal", "keeper", "requests", "routes", "telemetry", "upstreams")
 
     def __init__(
         self,
         routes: Routes,
+        admission: Admission,
         upstreams: Upstreams,
         telemetry: Telemetry,
         heartbeats: Heartbeats,
@@ -54,6 +57,7 @@ class Gateway:
         journal: Journal | None = None,
     ) -> None:
         self.routes = routes
+        self.admission = admission
         self.upstreams = upstreams
         self.telemetry = telemetry
         self.heartbeats = heartbeats
@@ -90,6 +94,8 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
         exchange.dropped = plan.dropped
         if not plan.targets:
             raise unavailable(asked.model, plan.ready_in)
+        if principal.limited:
+            asked = await _admitted(gateway, exchange, principal, asked, plan)
         way = relay if not plan.rescue else Rescue(relay, gateway.upstreams, asked, plan, exchange)
         answer = await gateway.upstreams.open(asked, plan, exchange, way)
         if answer.committed:
@@ -99,6 +105,8 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
         exchange.status, exchange.ended = 200, "ok"
         heard = 0 if exchange.usage is not None else _heard(exchange, relay, answer)
         record = accounting.close(exchange, gateway.journal, time.monotonic(), heard)
+        if exchange.hold is not None:
+            exchange.hold.release(exchange.usage)  # first: who has the end of an answer may use its slot
         relay.finish(answer)
     except Refusal as refusal:
         record = _give_up(gateway, request, exchange, relay, refuse, refusal)
@@ -116,10 +124,14 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
         if exchange.reading_on:
             exchange.close = functools.partial(_close, gateway, exchange, relay)
         else:
+            if exchange.hold is not None:
+                _let_go(gateway, exchange)
             gateway.telemetry.end(record or _record(gateway, exchange, relay))
 
 
 def _close(gateway: Gateway, exchange: Exchange, relay: Relay) -> None:
+    if exchange.hold is not None:
+        _let_go(gateway, exchange)
     gateway.telemetry.end(_record(gateway, exchange, relay))
 
 
@@ -133,6 +145,26 @@ def _heard(exchange: Exchange, relay: Relay, whole: Answer | None = None) -> int
     if exchange.first_event is not None:
         return relay.writes + 1
     return -(-len(whole.tail) // BYTES_PER_TOKEN) if whole is not None else 0
+
+
+async def _admitted(
+    gateway: Gateway, exchange: Exchange, principal: Principal, asked: AnyRequest, plan: Plan
+) -> AnyRequest:
+    """Take what the request needs of its limits; the request that is to be sent. Raises Refusal."""
+    held = gateway.admission.reserve(principal, asked, plan.targets, exchange.patience)
+    exchange.hold = hold = held if isinstance(held, Hold) else await held
+    return asked if hold.cap is None else lowered(asked, hold.cap)
+
+
+def _let_go(gateway: Gateway, exchange: Exchange) -> None:
+    """Free what is held, in the loop's next turn: a connection that was cut off in this one is closed by then.
+
+    What is in the journal is settled from there, and keeps all but its slot until then.
+    """
+    hold = exchange.hold
+    assert hold is not None
+    sent = exchange.begun if gateway.journal is not None else exchange.calls > 0
+    asyncio.get_running_loop().call_soon(hold.release if sent else hold.cancel)
 
 
 def _seconds(said: bytes) -> float:

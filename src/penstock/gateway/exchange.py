@@ -9,10 +9,22 @@ from penstock.types import Attempt, Claim, Dropped, Principal, Replay, Target, U
 
 
 class Held(Protocol):
-    """What was reserved for a request: `claim`, of the lease of that id."""
+    """What was taken of limits for a request: `claim`, of the lease of that id."""
 
     lease: str
     claim: Claim
+
+    def release(self, usage: Usage | None = None) -> None:
+        """Nothing is sent for it any more."""
+        ...
+
+    def cancel(self) -> None:
+        """Nothing was sent for it at all."""
+        ...
+
+    def lines(self) -> bytes:
+        """The header lines that tell what is left."""
+        ...
 
 
 class Exchange:

@@ -40,6 +40,8 @@ def lines(exchange: Exchange, now: float, kind: bytes, target: Target | None = N
     """All header lines of an answer: `kind` is JSON_LINES or SSE_LINES; `target` is who answered."""
     elapsed_ms = int((now - exchange.started) * 1000)
     request_id = exchange.request_id.encode()
+    if exchange.hold is not None:
+        kind += exchange.hold.lines()
     if target is None:
         return b"%sx-request-id: %s\r\nopenai-processing-ms: %d\r\n" % (kind, request_id, elapsed_ms)
     return b"%sx-request-id: %s\r\nopenai-processing-ms: %d\r\nx-penstock-target: %s\r\nx-penstock-attempts: %d\r\n" % (

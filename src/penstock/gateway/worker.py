@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import mmap
 import os
 import signal
 import socket
@@ -27,6 +28,7 @@ import uvloop
 from penstock import link
 from penstock.config import Config, Upstream
 from penstock.gateway import heads
+from penstock.gateway.admission import Admission
 from penstock.gateway.api import Api, Kept
 from penstock.gateway.auth import Auth
 from penstock.gateway.complete import Gateway
@@ -96,6 +98,7 @@ class Worker:
         self._entries: set[Entry] = set()  # of all of them
         self._settled = 0
         self._early: link.Reconfigure | None = None  # came before there was anything to change
+        self._admission: Admission | None = None
         self._metrics = Metrics()
         self._telemetry: Telemetry | None = None
         self._journal: Journal | None = None
@@ -120,6 +123,14 @@ class Worker:
                 if self._auth is not None and self._revocation is not None:
                     self._auth.forget()
                     self._revocation.keys_changed()
+            case link.Leased() | link.Denied() | link.Unpriced() | link.Uncounted():
+                if self._admission is not None:
+                    self._admission.on_answer(message)
+            case link.Recall():
+                if self._admission is not None:
+                    self._admission.on_recall(message)
+                else:
+                    self._send(link.Returned(message.ref, ()))
             case link.Health():
                 self._health = message
                 self._apply_health()
@@ -194,6 +205,8 @@ class Worker:
         self._apply_health()
         api.trust(config.trusted_proxies)
         auth.failures_per_minute = config.auth_failures
+        assert self._admission is not None
+        self._admission.follow(message.config.limits)
         server.edge.limits = config.limits
         if self._journal is not None:
             self._journal.most = message.config.ledger.journal_bytes
@@ -208,6 +221,7 @@ class Worker:
         """The stages for a configuration; of the providers before, those that are as they were. Raises OSError or
         ValueError, and then has changed nothing."""
         assert self._telemetry is not None
+        assert self._admission is not None
         before = self._now
         entries = {}
         for name, upstream in config.providers.items():
@@ -221,7 +235,7 @@ class Worker:
         heartbeats = Heartbeats(config.server.limits.heartbeat)
         keeper = Keeper(config.answers, self._keep, self._metrics.not_kept)
         upstreams = Upstreams(lanes, config.retries, journal=self._journal)
-        gateway = Gateway(routes, upstreams, self._telemetry, heartbeats, keeper, self._journal)
+        gateway = Gateway(routes, self._admission, upstreams, self._telemetry, heartbeats, keeper, self._journal)
         return Generation(version, gateway, entries, addresses)
 
     def _let_go(self) -> None:
@@ -256,6 +270,7 @@ class Worker:
         self._telemetry = telemetry = Telemetry(self._metrics, () if access_log is None else (access_log,))
         if start.journal:
             self._journal = Journal(start.journal, config.ledger.journal_bytes, log)
+        self._admission = Admission(self._send, _board(start.board_fd), config.limits)
         self._now = self._wired(start.version, config, start.engines)
         self._entries, self._settled = set(self._now.entries.values()), start.version
         auth = Auth(self.lookup, loop.time, config.server.auth_failures, self._metrics.auth_failed)
@@ -294,6 +309,7 @@ class Worker:
         revocation.close()
         for entry in self._entries:
             entry.pool.close()
+        self._admission.close()
         self._send_snapshot(0)
         if access_log is not None:
             access_log.close()
@@ -308,6 +324,7 @@ class Worker:
     async def _sweep(self, telemetry: Telemetry) -> None:
         """What must happen often, and is cheap."""
         assert self._now is not None
+        assert self._admission is not None
         while True:
             await asyncio.sleep(SWEEP)
             for entry in self._entries:
@@ -315,6 +332,7 @@ class Worker:
             for generation in (self._now, *self._older):
                 generation.gateway.heartbeats.sweep(time.monotonic())
             telemetry.notify()
+            self._admission.sweep()
             if self._older:
                 self._let_go()
 
@@ -378,6 +396,13 @@ class Certificate:
 def _entry(upstream: Upstream, address: EngineAddress | None) -> Entry:
     provider = registry.build(upstream, address)
     return Entry(provider, Pool(provider.origin, upstream), upstream)
+
+
+def _board(descriptor: int) -> memoryview | tuple[()]:
+    """The memory in which the parent says what is left of limits."""
+    if descriptor < 0:
+        return ()
+    return memoryview(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)).cast("q")
 
 
 def _lacks(entries: dict[str, Entry]) -> dict[str, Collection[str]]:

@@ -1,0 +1,415 @@
+"""The counters as the parent has them: workers ask it for leases, the ledger settles with it, a store counts.
+
+How it works: a question names a key; the limits that hold for it are looked up, and the store is asked to take the
+claim of all of them, or of none. What it grants becomes a lease: the claim for the request that asked, and as many
+further ones as the worker wished for and as there is plenty of. Where little is left there are no further ones, so that
+no worker sits on what another needs. Before anybody is refused, what lies unused in workers is called back.
+
+With a store in memory a question is answered in the moment it comes. A store of several hosts is waited for, at most
+as long as it bounds a command.
+
+When it fails: while the store does not answer, each limit is as it says, open (requests pass, uncounted, until it
+answers again) or closed (they are refused with 503). The same holds while the ledger cannot tell what was spent before
+a counter began. A worker that ends holds no slots; see `leases`. What settles while the store is away is kept for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from penstock.control.counters.board import NO_ROW, Board
+from penstock.control.counters.leases import SLOTS, UNIT, Leases, amounts_of
+from penstock.control.counters.questions import LimitsOf, Question, Rates, Rulings, dearest
+from penstock.control.counters.recalls import Recalls
+from penstock.limits import METERS, Limit
+from penstock.link import Denied, Lease, Leased, Message, Recall, Rest, Returned, Row, SeriesValue, Uncounted, Unpriced
+from penstock.stores.base import (
+    Asking,
+    Bound,
+    Change,
+    Granted,
+    History,
+    Outcome,
+    Refused,
+    Seed,
+    Slices,
+    StoreUnavailable,
+    Unknown,
+    since,
+    width,
+)
+from penstock.types import Claim, Settlement
+
+UNLIMITED = 1.0  # seconds for which a key without limits need not ask again
+GRACE = 0.125  # seconds after its window's bucket in which a request may begin at most, since it takes time to be told
+HISTORY = 2.0  # seconds within which the ledger says what was spent
+RENEW = 1.0
+TRIES = 4  # at the store, for one question
+
+_INFINITE = math.inf
+_UNMETERED = (_INFINITE, _INFINITE, _INFINITE, _INFINITE)
+
+_log = logging.getLogger("penstock.counters")
+
+Send = Callable[[Message], None]
+Tell = Callable[[int, Recall], bool]
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """What is done while limits cannot be counted, where a limit itself does not say: whether requests pass."""
+
+    budgets_fail_open: bool = False
+    rates_fail_open: bool = True
+
+    def open(self, limit: Limit) -> bool:
+        if limit.fails_open is not None:
+            return limit.fails_open or limit.shadow
+        money = METERS[limit.meter].unit == "nanos"
+        return limit.shadow or (self.budgets_fail_open if money else self.rates_fail_open)
+
+
+class Sources(msgspec.Struct, frozen=True):
+    """What the counters go by. `history` is asked before a counter begins; None where nothing is remembered. `wall`:
+    Unix seconds."""
+
+    limits_of: LimitsOf
+    rates: Rates
+    history: History | None = None
+    wall: Callable[[], float] = time.time
+
+
+class Counters:
+    """All limits of this host. `tell` sends a recall to a worker, and says whether it is there; `mark` is to be
+    different in each run; `workers`: by how many what is free is shared."""
+
+    def __init__(
+        self,
+        store: Slices,
+        sources: Sources,
+        tell: Tell,
+        board: Board,
+        *,
+        mark: str,
+        policy: Policy = Policy(),  # noqa: B008  # a frozen value
+        workers: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.policy = policy
+        self._board = board
+        self.leases = Leases(mark)
+        self._store = store
+        self._sources = sources
+        self._rulings = Rulings(sources.limits_of)
+        self._recalls = Recalls(self.leases, tell)
+        self._workers = workers
+        self._clock = clock
+        self._questions: dict[tuple[int, int], Question] = {}
+        self._working: set[asyncio.Task[None]] = set()
+        self._planting: dict[str, asyncio.Task[bool]] = {}
+        self._granted = 0
+        self._refused: dict[tuple[str, ...], int] = {}
+        self._shadowed: dict[tuple[str, ...], int] = {}
+        self._opened: dict[tuple[str, ...], int] = {}
+
+    # -- what workers say
+
+    def ask(self, worker: int, asked: Lease, send: Send) -> None:
+        """A worker's question, which `send` gets the answer to."""
+        self.give_back(asked.rests)
+        ruling = self._rulings.of(asked.key_id, asked.project_id, asked.model)
+        if not ruling.bounds:
+            claim = Claim(1, asked.prompt_tokens + asked.completion_tokens)
+            send(Leased(asked.ref, "", claim, 1, _UNMETERED, self._clock() + UNLIMITED, _INFINITE))
+            return
+        prices = (0.0, 0.0)
+        if ruling.nanos:
+            found = dearest(asked.targets, self._sources.rates)
+            if not isinstance(found, str):
+                prices = found
+            elif ruling.priced:
+                send(Unpriced(asked.ref, found))
+                return
+        question = Question(worker, asked, send, ruling, prices)
+        self._questions[worker, asked.ref] = question
+        self._take(question)
+
+    def forget(self, worker: int, ref: int) -> None:
+        """Nobody waits for the answer to this question any more."""
+        question = self._questions.pop((worker, ref), None)
+        if question is not None:
+            question.gone = True
+
+    def returned(self, worker: int, message: Returned) -> None:
+        """What a worker returns, by itself or since it was asked to."""
+        self.give_back(message.rests)
+        self._recalls.answered(message.ref, worker)
+
+    def give_back(self, rests: Sequence[Rest]) -> None:
+        self._post([change for rest in rests for change in self.leases.rest(rest)])
+
+    def gone(self, worker: int) -> Callable[[], None]:
+        """This worker's process has ended. What is returned is to be called when all that its journal holds is
+        settled: what is left of its leases was used by nobody."""
+        for at in [at for at in self._questions if at[0] == worker]:
+            self.forget(*at)
+        self._recalls.gone(worker)
+        changes, rest = self.leases.gone(worker)
+        self._post(changes)
+        return lambda: self._post(rest())
+
+    # -- what the ledger says
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """What requests came to, each once."""
+        self._post(self.leases.settle(settlements))
+
+    # -- the life of it
+
+    async def run(self) -> None:
+        """Hold what is held, until cancelled."""
+        while True:
+            await asyncio.sleep(RENEW)
+            try:
+                renewed = self._store.renew(self.leases.held_slots())
+                if renewed is not None:
+                    await renewed
+            except StoreUnavailable:
+                pass  # the next question finds it so, too
+
+    async def close(self) -> None:
+        """Give back what is held, and answer nobody any more."""
+        self._recalls.cancel()
+        for task in (*self._working, *self._planting.values()):
+            task.cancel()
+        await asyncio.gather(*self._working, *self._planting.values(), return_exceptions=True)
+        await self._store.close()
+
+    def series(self) -> tuple[SeriesValue, ...]:
+        """The metrics of the parent's own."""
+        counted = (
+            ("penstock_limits_refused_total", self._refused),
+            ("penstock_limits_shadowed_total", self._shadowed),
+            ("penstock_limits_open_total", self._opened),
+        )
+        return (
+            SeriesValue("penstock_leases_total", (), self._granted),
+            SeriesValue("penstock_leases_lost_total", (), self._store.lost),
+            SeriesValue("penstock_counters_up", (), int(self._store.up)),
+            *(SeriesValue(name, labels, count) for name, counts in counted for labels, count in counts.items()),
+        )
+
+    # -- one question
+
+    def _take(self, question: Question) -> None:
+        """Ask the store for what it needs; it is answered now, or by a task."""
+        question.tries += 1
+        if question.gone:
+            return
+        if question.tries > TRIES:
+            self._uncounted(question)
+            return
+        asking = Asking(question.ruling.bounds, question.claim, question.asked.more, self._workers)
+        at = self._clock()
+        outcome = self._store.lease(asking)
+        if isinstance(outcome, Granted | Refused | Unknown):
+            self._conclude(question, outcome, at)
+        else:
+            self._work(self._await(question, outcome, at))
+
+    async def _await(self, question: Question, outcome: Awaitable[Outcome], at: float) -> None:
+        try:
+            said = await outcome
+        except StoreUnavailable:
+            self._uncounted(question)
+        else:
+            self._conclude(question, said, at)
+
+    def _conclude(self, question: Question, outcome: Outcome, at: float) -> None:
+        match outcome:
+            case Granted():
+                self._grant(question, outcome, at)
+            case Refused():
+                self._refuse(question, outcome)
+            case Unknown():
+                self._plant(question, outcome)
+
+    def _grant(self, question: Question, granted: Granted, at: float) -> None:
+        ruling, asked, claim = question.ruling, question.asked, question.claim
+        held = self.leases.open(question.worker, ruling.bounds, granted.places, claim, granted.more)
+        self._granted += 1
+        for index in granted.over:
+            _count(self._shadowed, ruling.limits[index].scope, ruling.limits[index].meter)
+        if question.gone:
+            everything = Claim(*[amount * (1 + granted.more) for amount in msgspec.structs.astuple(claim)])
+            self.give_back((Rest(held.id, everything, closed=True),))
+            return
+        del self._questions[question.worker, asked.ref]
+        now, expires, grace, scarce = self._clock(), at + granted.valid, GRACE, False
+        taken = amounts_of(claim)
+        spare, rows = list(_UNMETERED), []
+        for bound, left, whole in zip(ruling.bounds, granted.left, granted.whole, strict=True):
+            unit = UNIT[bound.unit]
+            spare[unit] = granted.more * taken[unit]
+            if unit == SLOTS:
+                scarce = scarce or granted.more < asked.more or left < 2 * self._workers
+            elif unit <= UNIT["tokens"] and bound.enforced:
+                row = self._board.write(bound.id, left, now + whole, now)
+                if row != NO_ROW:
+                    rows.append(Row(row, bound.amount, bound.unit == "tokens"))
+            if each := width(bound):
+                grace = min(grace, each / 2)
+        if not ruling.slots:
+            claim = msgspec.structs.replace(claim, slots=0)
+        question.send(
+            Leased(
+                asked.ref,
+                held.id,
+                claim,
+                granted.more,
+                (spare[0], spare[1], spare[2], spare[3]),
+                expires,
+                expires + grace,
+                question.cap,
+                question.prices,
+                scarce,
+                tuple(rows),
+            )
+        )
+
+    def _refuse(self, question: Question, refused: Refused) -> None:
+        """Look for a way to grant it all the same; else tell the worker no."""
+        if question.probing:
+            question.fit(refused)
+            self._take(question)
+            return
+        if not question.recalled:
+            question.recalled = True
+            bounds = [question.ruling.bounds[short.index] for short in refused.short if short.wait != _INFINITE]
+            bounds = [bound for bound in bounds if self._recalls.worth(bound, question.worker)]
+            if bounds:
+                self._work(self._recall(question, bounds))
+                return
+        if question.fit(refused):
+            self._take(question)
+            return
+        self._deny(question, refused)
+
+    async def _recall(self, question: Question, bounds: Sequence[Bound]) -> None:
+        await asyncio.gather(*(self._recalls.gather(bound) for bound in bounds))
+        self._take(question)
+
+    def _deny(self, question: Question, refused: Refused) -> None:
+        if self._questions.pop((question.worker, question.asked.ref), None) is None:
+            return
+        worst = max(refused.short, key=lambda short: -1.0 if short.wait is None else short.wait)
+        limit, bound = question.ruling.limits[worst.index], question.ruling.bounds[worst.index]
+        _count(self._refused, limit.scope, limit.meter)
+        needs = amounts_of(question.claim)[UNIT[bound.unit]]
+        rows = tuple(self._rows(question.ruling.bounds))
+        question.send(
+            Denied(
+                question.asked.ref,
+                limit.scope,
+                limit.meter,
+                limit.model,
+                limit.amount,
+                worst.wait,
+                needs,
+                rows,
+            )
+        )
+
+    def _uncounted(self, question: Question) -> None:
+        """The limits cannot be counted: each says what is to be done then."""
+        if self._questions.pop((question.worker, question.asked.ref), None) is None:
+            return
+        ruling, asked = question.ruling, question.asked
+        if not all(self.policy.open(limit) for limit in ruling.limits):
+            question.send(Uncounted(asked.ref))
+            return
+        for limit in ruling.limits:
+            _count(self._opened, limit.meter)
+        if question.probing:
+            question.reserve(asked.completion_tokens)
+        claim = msgspec.structs.replace(question.claim, slots=0)
+        held = self.leases.open(question.worker, ruling.bounds, [None] * len(ruling.bounds), claim, 0)
+        now = self._clock()
+        question.send(Leased(asked.ref, held.id, claim, 0, _UNMETERED, now, now + UNLIMITED, None, question.prices))
+
+    # -- before a counter begins
+
+    def _plant(self, question: Question, unknown: Unknown) -> None:
+        """Begin the counters that do not exist yet with what the ledger knows, then ask the store again."""
+        pairs = [(question.ruling.limits[index], question.ruling.bounds[index]) for index in unknown.bounds]
+        if self._sources.history is None:
+            planted = self._store.plant([Seed(bound) for _, bound in pairs])
+            if planted is None:
+                self._take(question)
+                return
+        self._work(self._remember(question, pairs))
+
+    async def _remember(self, question: Question, pairs: Sequence[tuple[Limit, Bound]]) -> None:
+        tasks = []
+        for limit, bound in pairs:
+            task = self._planting.get(bound.id)
+            if task is None:
+                task = self._planting[bound.id] = asyncio.create_task(self._begin(limit, bound))
+            tasks.append(asyncio.shield(task))
+        if all(await asyncio.gather(*tasks)):
+            self._take(question)
+        else:
+            self._uncounted(question)
+
+    async def _begin(self, limit: Limit, bound: Bound) -> bool:
+        """Plant one counter; whether that was done."""
+        history, now = self._sources.history, self._sources.wall()
+        try:
+            spent: Sequence[tuple[float, int]] = ()
+            if history is not None:
+                async with asyncio.timeout(HISTORY):
+                    spent = await history(limit, since(bound, now), width(bound))
+            seed = Seed(bound, tuple((max(0.0, now - at), amount) for at, amount in spent))
+            planted = self._store.plant([seed])
+            if planted is not None:
+                await planted
+        except (StoreUnavailable, TimeoutError):
+            return False
+        finally:
+            del self._planting[bound.id]
+        return True
+
+    # -- inside
+
+    def _post(self, changes: Sequence[Change]) -> None:
+        if changes:
+            self._store.post(changes)
+            for change in changes:
+                if change.actual > change.reserved:  # what goes back is on the board with the next lease
+                    self._board.add(change.bound.id, change.reserved - change.actual)
+
+    def _rows(self, bounds: Sequence[Bound]) -> Iterator[Row]:
+        for bound in bounds:
+            row = self._board.row(bound.id)
+            if row != NO_ROW and bound.enforced:
+                yield Row(row, bound.amount, bound.unit == "tokens")
+
+    def _work(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._working.add(task)
+        task.add_done_callback(self._worked)
+
+    def _worked(self, task: asyncio.Task[None]) -> None:
+        self._working.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a question for a lease failed", exc_info=error)
+
+
+def _count(counts: dict[tuple[str, ...], int], *labels: str) -> None:
+    counts[labels] = counts.get(labels, 0) + 1

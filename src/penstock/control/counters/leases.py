@@ -1,0 +1,182 @@
+"""What workers have of the limits: every lease, who holds it, and what of it is still out.
+
+A lease has what was taken of each of its bounds, and where. Of that, rests come back from the worker, what requests
+reserved is settled by the ledger, and slots come back when nothing is sent for them any more. A lease of which nothing
+is out is forgotten.
+
+A worker that ended holds no slots: they are free at once. What its requests had reserved is settled when its journal
+has been read; what is left by then was used by nobody, and goes back.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+
+from penstock.limits import Unit
+from penstock.link import Rest
+from penstock.stores.base import Bound, Change, Place
+from penstock.types import Claim, Settlement
+
+MOST = 1_000_000  # leases; what the oldest beyond have taken stays taken until it leaves its windows
+
+UNITS: tuple[Unit, ...] = ("requests", "tokens", "nanos", "slots")
+UNIT = {unit: number for number, unit in enumerate(UNITS)}
+SLOTS = 3
+
+
+class Held:
+    """One lease. `places`: None where nothing could be taken of a bound, which lets requests through even so."""
+
+    __slots__ = ("bounds", "closed", "id", "out", "places", "worker")
+
+    def __init__(self, id: str, worker: int, bounds: Sequence[Bound], places: Sequence[Place | None]) -> None:
+        self.id = id
+        self.worker = worker
+        self.bounds = bounds
+        self.places = places
+        self.out: dict[int, int] = {}  # by the number of a unit that is metered
+        self.closed = False  # nothing of it lies unused
+
+    @property
+    def done(self) -> bool:
+        return self.closed and not any(self.out.values())
+
+    def give_back(self, amounts: Sequence[int]) -> list[Change]:
+        """So much of it was used by nobody."""
+        for unit in self.out:
+            self.out[unit] -= amounts[unit]
+        return [
+            Change(bound, place, amounts[UNIT[bound.unit]])
+            for bound, place in zip(self.bounds, self.places, strict=True)
+            if place is not None and amounts[UNIT[bound.unit]]
+        ]
+
+    def settle(self, reserved: Sequence[int], actual: Sequence[int]) -> list[Change]:
+        """Of what a request reserved, so much was used; slots go their own way."""
+        changes = []
+        for bound, place in zip(self.bounds, self.places, strict=True):
+            unit = UNIT[bound.unit]
+            taken = 0 if place is None else reserved[unit]
+            if unit != SLOTS and taken != actual[unit]:
+                changes.append(Change(bound, place, taken, actual[unit]))
+        for unit in self.out:
+            if unit != SLOTS:
+                self.out[unit] -= reserved[unit]
+        return changes
+
+
+class Leases:
+    """All that are out. `mark` begins every id, so that none is that of another run."""
+
+    def __init__(self, mark: str) -> None:
+        self._mark = mark
+        self._numbers = itertools.count(1)
+        self._leases: OrderedDict[str, Held] = OrderedDict()
+        self._by_worker: dict[int, dict[str, Held]] = {}
+        self._by_bound: dict[str, dict[str, Held]] = {}  # those of which something may come back at any time
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def open(
+        self, worker: int, bounds: Sequence[Bound], places: Sequence[Place | None], taken: Claim, more: int
+    ) -> Held:
+        """`taken`, and as much again for each of `more` further requests, was taken of these bounds for a worker."""
+        held = Held(f"{self._mark}{next(self._numbers):x}", worker, bounds, places)
+        amounts = amounts_of(taken)
+        for bound in bounds:
+            unit = UNIT[bound.unit]
+            held.out[unit] = amounts[unit] * (1 + more)
+        held.closed = more == 0
+        if len(self._leases) >= MOST:
+            self._forget(next(iter(self._leases.values())))
+        self._leases[held.id] = held
+        self._by_worker.setdefault(worker, {})[held.id] = held
+        if more or held.out.get(SLOTS):
+            for bound in bounds:
+                self._by_bound.setdefault(bound.id, {})[held.id] = held
+        return held
+
+    def rest(self, rest: Rest) -> list[Change]:
+        """What a worker returned."""
+        held = self._leases.get(rest.lease)
+        if held is None:
+            return []
+        changes = held.give_back(amounts_of(rest.claim))
+        held.closed = held.closed or rest.closed
+        self._look(held)
+        return changes
+
+    def settle(self, settlements: Iterable[Settlement]) -> list[Change]:
+        """What requests came to. A lease of another run is none of ours: the counters began with what it came to."""
+        changes = []
+        for settlement in settlements:
+            held = self._leases.get(settlement.lease)
+            if held is not None:
+                changes += held.settle(amounts_of(settlement.reserved), amounts_of(settlement.actual))
+                self._look(held)
+        return changes
+
+    def gone(self, worker: int) -> tuple[list[Change], Callable[[], list[Change]]]:
+        """This worker ended: its slots; and what to call when its journal has been settled, for the rest."""
+        orphans = self._by_worker.pop(worker, {})
+        changes = []
+        for held in list(orphans.values()):
+            changes += held.give_back((0, 0, 0, held.out.get(SLOTS, 0)))
+            held.closed = True
+            self._look(held)
+
+        def rest() -> list[Change]:
+            unused = []
+            for held in list(orphans.values()):
+                if held.id in self._leases:
+                    unused += held.give_back([held.out.get(unit, 0) for unit in range(len(UNITS))])
+                    self._forget(held)
+            return unused
+
+        return changes, rest
+
+    def unused(self, bound: Bound, asker: int) -> dict[int, tuple[str, ...]]:
+        """By worker, the leases of which something may lie unused that was taken of this bound. Of a bound on slots
+        also those who may be returning one just now, but for the asker: what it returned has come before its question.
+        """
+        found: dict[int, list[str]] = {}
+        for held in self._by_bound.get(bound.id, {}).values():
+            if not held.closed:
+                found.setdefault(held.worker, []).append(held.id)
+            elif bound.unit == "slots" and held.worker != asker:
+                found.setdefault(held.worker, [])
+        return {worker: tuple(leases) for worker, leases in found.items()}
+
+    def held_slots(self) -> list[Bound]:
+        """The bounds of which slots are held."""
+        found = {}
+        for held in self._leases.values():
+            if held.out.get(SLOTS):
+                found.update({bound.id: bound for bound in held.bounds if bound.unit == "slots"})
+        return list(found.values())
+
+    def _look(self, held: Held) -> None:
+        """Whether it is still of interest."""
+        if held.closed and not held.out.get(SLOTS):
+            self._withdraw(held)
+            if held.done:
+                self._forget(held)
+
+    def _withdraw(self, held: Held) -> None:
+        for bound in held.bounds:
+            leases = self._by_bound.get(bound.id)
+            if leases is not None and leases.pop(held.id, None) is not None and not leases:
+                del self._by_bound[bound.id]
+
+    def _forget(self, held: Held) -> None:
+        self._withdraw(held)
+        self._leases.pop(held.id, None)
+        self._by_worker.get(held.worker, {}).pop(held.id, None)
+
+
+def amounts_of(claim: Claim) -> tuple[int, int, int, int]:
+    """By the number of the unit."""
+    return claim.requests, claim.tokens, claim.nanos, claim.slots

@@ -1,0 +1,123 @@
+"""What a caller is told of limits: the refusal where one is spent, and the header lines that say what is left."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+from penstock import link
+from penstock.errors import Headers, Overloaded, PermissionDenied, RateLimited, Refusal
+from penstock.gateway.refusals import NO_RETRY, SDK_PATIENCE
+from penstock.limits import METERS, NANOS
+
+SOON = ((b"Retry-After", b"1"),)
+OTHERS_END = 1.0  # seconds after which to try again, where it is a matter of when other requests end
+
+_WHOSE = {"key": "this key", "project": "the project of this key"}
+
+
+def refusal(message: link.Denied | link.Unpriced | link.Uncounted, headers: Headers) -> Refusal:
+    """The refusal that the parent's no becomes; `headers`: what is left of the limits."""
+    match message:
+        case link.Denied():
+            return _denied(message, headers)
+        case link.Unpriced():
+            return PermissionDenied(
+                f"This key has a limit in US dollars, and what '{message.target}' costs is not known. Whoever runs "
+                "this gateway can set its price in [prices].",
+                code="price_unknown",
+            )
+        case link.Uncounted():
+            return Overloaded("The limits of this key cannot be looked at now; try again shortly.", headers=SOON)
+
+
+def _denied(message: link.Denied, headers: Headers) -> RateLimited:
+    meter = METERS[message.meter]
+    limit = f"{_figure(message.amount, meter.unit)} {meter.words}"
+    if message.model:
+        kind = "models" if message.model.endswith("*") else "the model"
+        limit += f" for {kind} '{message.model}'"
+    whose = _WHOSE[message.scope]
+    code = "insufficient_quota" if meter.spent else None
+    if message.wait == math.inf and message.needs > message.amount:
+        needs = f"{_figure(message.needs, meter.unit)} {meter.words.partition(' per ')[0].removesuffix(' in all')}"
+        return RateLimited(
+            f"This request may need {needs}, more than the limit of {whose} allows at all: {limit}. Shorten it, or "
+            "lower the most tokens that its answer may have.",
+            code=code,
+            headers=(*headers, NO_RETRY),
+        )
+    if message.wait == math.inf:
+        return RateLimited(
+            f"The limit of {whose} is spent: {limit}. Ask whoever runs this gateway to raise it.",
+            code=code,
+            headers=(*headers, NO_RETRY),
+        )
+    wait = OTHERS_END if message.wait is None else message.wait
+    wait_ms = max(1, math.ceil(wait * 1000))
+    hints = ((b"Retry-After", b"%d" % -(-wait_ms // 1000)), (b"retry-after-ms", b"%d" % wait_ms))
+    # Every SDK waits a minute when told to; beyond, or where waiting is for hours, tries within seconds cannot help.
+    final = (NO_RETRY,) if meter.spent or wait > SDK_PATIENCE else ()
+    when = "when one of them has ended" if message.wait is None else f"in {_words(wait_ms)}"
+    return RateLimited(
+        f"The limit of {whose} is reached: {limit}. Try again {when}.",
+        code=code,
+        headers=(*headers, *hints, *final),
+    )
+
+
+def lines(rows: Sequence[link.Row], board: Sequence[int], spare: tuple[int, int], now: float) -> Headers:
+    """Of the limits on requests and on tokens that have least left: what the limit is, what is left and when all of it
+    will be. `board`: by row, what is left and, in milliseconds of the monotonic clock, when all will be; `spare`: the
+    requests and tokens besides that this worker holds."""
+    found = []
+    for name, tokens in ((b"requests", False), (b"tokens", True)):
+        best = None
+        for row in rows:
+            if row.tokens is tokens:
+                left = board[2 * row.row]
+                if best is None or left < best[0]:
+                    best = left, row.amount, board[2 * row.row + 1] / 1000 - now
+        if best is not None:
+            left = max(0, min(best[1], best[0] + spare[tokens]))
+            found.append((b"x-ratelimit-limit-" + name, b"%d" % best[1]))
+            found.append((b"x-ratelimit-remaining-" + name, b"%d" % left))
+            found.append((b"x-ratelimit-reset-" + name, duration(best[2])))
+    return tuple(found)
+
+
+def duration(seconds: float) -> bytes:
+    """As Go writes it, such as 12ms, 1.5s or 6m0s: never earlier, and of more than a second to the tenth."""
+    ms = max(0, math.ceil(seconds * 1000))
+    return _duration(ms if ms < 1000 else -(-ms // 100) * 100)
+
+
+@functools.lru_cache(maxsize=4096)
+def _duration(ms: int) -> bytes:
+    if ms < 1000:
+        return b"%dms" % ms
+    whole, tenths = divmod(ms // 100, 10)
+    seconds = b"%d.%ds" % (whole % 60, tenths) if tenths else b"%ds" % (whole % 60)
+    minutes, hours = whole // 60 % 60, whole // 3600
+    if hours:
+        return b"%dh%dm%b" % (hours, minutes, seconds)
+    return b"%dm%b" % (minutes, seconds) if minutes else seconds
+
+
+def _figure(amount: int, unit: str) -> str:
+    if unit != "nanos":
+        return f"{amount:,}"
+    dollars = f"{amount / NANOS:,.6f}".rstrip("0").rstrip(".")
+    return dollars
+
+
+def _words(ms: int) -> str:
+    """A time to wait, never too short: 0.4 s, 12 s, 3 min, 7 h, 2 days."""
+    seconds = ms / 1000
+    if seconds < 120:
+        return f"{math.ceil(seconds * 10) / 10:g} s"
+    for unit, size in (("min", 60), ("h", 3600)):
+        if seconds < 120 * size or (unit == "h" and seconds < 48 * 3600):
+            return f"{math.ceil(seconds / size)} {unit}"
+    return f"{math.ceil(seconds / 86_400)} days"

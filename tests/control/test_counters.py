@@ -1,0 +1,378 @@
+"""Limits as a host keeps them: the parent's counters, the admissions of its workers, and the messages between them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+import pytest
+
+from penstock import link
+from penstock.errors import Overloaded, PermissionDenied, RateLimited
+from penstock.gateway.admission import Hold
+from penstock.limits import NANOS, Limit
+from penstock.types import Claim, Settlement, Usage
+from support.limiting import KEY, Host
+
+OTHER = msgspec.structs.replace(KEY, key_id="key_2")
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await main
+
+    asyncio.run(bounded())
+
+
+def on_key(meter: str, amount: int, **more: Any) -> Limit:
+    return Limit("key", "key_1", meter, amount, **more)
+
+
+async def admitted(host: Host, most: int, worker: int = 0, **members: Any) -> list[Hold]:
+    """The holds of requests one after another, up to the first that is refused or so many."""
+    holds: list[Hold] = []
+    try:
+        while len(holds) < most:
+            holds.append(await host.reserve(worker, **members))
+    except RateLimited:
+        pass
+    return holds
+
+
+def header(refusal: RateLimited, name: str) -> str:
+    return dict(refusal.headers)[name.encode()].decode()
+
+
+def test_a_rate_admits_what_it_says_and_tells_when_to_come_back() -> None:
+    async def main() -> None:
+        host = Host([on_key("rpm", 60)])
+        assert len(await admitted(host, 100)) == 60
+        with pytest.raises(RateLimited) as refused:
+            await host.reserve()
+        refusal = refused.value
+        assert (refusal.status, refusal.type, refusal.code) == (429, "rate_limit_error", "rate_limit_exceeded")
+        assert refusal.message == "The limit of this key is reached: 60 requests per minute. Try again in 60.5 s."
+        assert (header(refusal, "Retry-After"), header(refusal, "retry-after-ms")) == ("61", "60500")
+        assert header(refusal, "x-ratelimit-limit-requests") == "60"
+        assert header(refusal, "x-ratelimit-remaining-requests") == "0"
+        assert header(refusal, "x-ratelimit-reset-requests") == "1m0.5s"
+        host.clock.move(60.4)
+        with pytest.raises(RateLimited):
+            await host.reserve()
+        host.clock.move(0.2)
+        assert len(await admitted(host, 100)) == 60
+
+    run(main())
+
+
+def test_all_claims_are_taken_or_none() -> None:
+    async def main() -> None:
+        host = Host([on_key("rpm", 10), Limit("project", "p", "tpm", 100), on_key("concurrency", 5)])
+        tokens = (await host.reserve(max_tokens=10)).claim.tokens
+        fits = (100 - tokens) // tokens
+        with pytest.raises(RateLimited) as refused:
+            await host.reserve(max_tokens=60)
+        assert "the project of this key is reached: 100 tokens per minute" in refused.value.message
+        holds = await admitted(host, 10)
+        assert len(holds) == min(4, fits), "the refusal has cost nothing"
+
+    run(main())
+
+
+def test_a_request_that_can_never_fit_is_told_so() -> None:
+    async def main() -> None:
+        host = Host([on_key("tpm", 1000)])
+        with pytest.raises(RateLimited) as refused:
+            await host.reserve(max_tokens=5000)
+        assert "more than the limit of this key allows at all: 1,000 tokens per minute" in refused.value.message
+        assert header(refused.value, "x-should-retry") == "false"
+
+    run(main())
+
+
+def test_a_slot_is_free_again_when_its_hold_is_released() -> None:
+    async def main() -> None:
+        host = Host([on_key("concurrency", 7)])
+        holds = await admitted(host, 20)
+        assert len(holds) == 7
+        with pytest.raises(RateLimited) as refused:
+            await host.reserve()
+        assert refused.value.message.endswith("7 requests at once. Try again when one of them has ended.")
+        assert header(refused.value, "retry-after-ms") == "1000"
+        for hold in holds[:3]:
+            hold.release()
+            hold.release()
+        assert len(await admitted(host, 20)) == 3
+
+    run(main())
+
+
+def test_a_client_that_goes_from_worker_to_worker_is_never_refused_its_only_slot() -> None:
+    async def main() -> None:
+        host = Host([on_key("concurrency", 1)], workers=4)
+        for number in range(100):
+            (await host.reserve(number % 4)).release()
+
+    run(main())
+
+
+def test_what_lies_unused_in_one_worker_is_called_back_before_another_refuses() -> None:
+    async def main() -> None:
+        host = Host([on_key("rpm", 100), on_key("concurrency", 100)], workers=2)
+        for _ in range(6):  # the worker learns what it will need
+            host.clock.move(0.02)
+            await host.reserve(0)
+        spare = len(host.links[0].admission._leases)
+        assert spare == 1, "and holds more than it uses"
+        assert len(await admitted(host, 200, worker=1)) == 94
+
+    run(main())
+
+
+def test_what_a_lease_has_left_goes_back_when_it_expires() -> None:
+    async def main() -> None:
+        host = Host([on_key("tokens_per_day", 100_000), on_key("concurrency", 50)])
+        holds = []
+        for _ in range(8):
+            host.clock.move(0.02)
+            holds.append(await host.reserve())
+        for hold in holds:
+            hold.release()
+        host.clock.move(1.1)
+        host.links[0].admission.sweep()
+        host.pump()
+        used = sum(hold.claim.tokens for hold in holds)
+        host.counters.settle([Settlement(hold.lease, hold.claim, hold.claim) for hold in holds])
+        assert len(host.counters.leases) == 0, "nothing is out"
+        hold = await host.reserve(max_tokens=100_000 - used - 200)
+        assert hold.claim.tokens <= 100_000 - used
+
+    run(main())
+
+
+def test_settling_returns_what_was_too_much_and_carries_what_was_too_little() -> None:
+    async def main() -> None:
+        host = Host([on_key("tpm", 1000)])
+        first = await host.reserve(max_tokens=900)
+        with pytest.raises(RateLimited):
+            await host.reserve(max_tokens=500)
+        host.counters.settle([Settlement(first.lease, first.claim, Claim(1, 100))])
+        second = await host.reserve(max_tokens=500)
+        host.counters.settle([Settlement(second.lease, second.claim, Claim(1, 5000))])
+        with pytest.raises(RateLimited):
+            await host.reserve(max_tokens=1)
+        host.clock.move(61)
+        await host.reserve(max_tokens=900)
+
+    run(main())
+
+
+def test_an_answer_of_unknown_length_reserves_what_such_answers_have() -> None:
+    async def main() -> None:
+        host = Host([on_key("tpm", 1_000_000)])
+        first = await host.reserve(max_tokens=None)
+        prompt = first.claim.tokens - 512
+        assert 0 < prompt < 40
+        for _ in range(200):
+            hold = await host.reserve(max_tokens=None)
+            hold.release(Usage(10, 100))
+        assert (await host.reserve(max_tokens=None)).claim.tokens - prompt < 300
+        twice = await host.reserve(max_tokens=50, n=2)
+        assert twice.claim.tokens in range(100 + prompt, 100 + prompt + 9), "and each choice counts"
+
+    run(main())
+
+
+def test_money_is_reserved_at_the_dearest_price_and_a_spent_budget_is_a_quota() -> None:
+    async def main() -> None:
+        host = Host([on_key("usd_total", NANOS // 100_000)], rates=lambda provider, model: (100.0, 400.0))
+        hold = await host.reserve(max_tokens=10)
+        prompt = hold.claim.tokens - 10
+        assert hold.claim.nanos == prompt * 100 + 10 * 400
+        with pytest.raises(RateLimited) as refused:
+            await host.reserve(max_tokens=10)
+        assert refused.value.code == "insufficient_quota"
+        assert header(refused.value, "x-should-retry") == "false"
+        assert "is spent: 0.00001 US dollars in all" in refused.value.message
+
+    run(main())
+
+
+def test_a_budget_refuses_a_target_whose_price_nobody_knows() -> None:
+    async def main() -> None:
+        host = Host([on_key("usd_per_day", NANOS)], rates=lambda provider, model: None)
+        with pytest.raises(PermissionDenied) as refused:
+            await host.reserve()
+        assert (refused.value.status, refused.value.type) == (403, "permission_error")
+        assert "'fake/gpt-5.4'" in refused.value.message
+        assert "[prices]" in refused.value.message
+        host.limits = (on_key("usd_per_day", NANOS, shadow=True),)
+        await host.reserve()
+
+    run(main())
+
+
+def test_a_hard_limit_caps_the_answer_at_what_is_left() -> None:
+    async def main() -> None:
+        host = Host([on_key("tpm", 1000, hard=True)])
+        key = msgspec.structs.replace(KEY, hard=True)
+        first = await host.reserve(key=key, max_tokens=900)
+        assert first.cap == 900
+        prompt = first.claim.tokens - 900
+        second = await host.reserve(key=key, max_tokens=900)
+        assert second.cap == 1000 - 900 - 2 * prompt
+        with pytest.raises(RateLimited):
+            await host.reserve(key=key, max_tokens=900)
+        host.clock.move(61)
+        third = await host.reserve(key=key, max_tokens=None)
+        assert third.cap == 512, "which is what is expected, since an eighth of what is left is less"
+        fourth = await host.reserve(key=key, max_tokens=None, n=2)
+        assert fourth.cap is not None
+        assert third.claim.tokens + fourth.claim.tokens <= 1000
+        assert fourth.claim.tokens >= 2 * fourth.cap + 15
+
+    run(main())
+
+
+def test_a_hard_limit_leaves_an_answer_of_unknown_length_an_eighth_of_what_is_left() -> None:
+    async def main() -> None:
+        host = Host([on_key("tokens_per_day", 80_000, hard=True)])
+        hold = await host.reserve(key=msgspec.structs.replace(KEY, hard=True), max_tokens=None)
+        assert hold.cap is not None
+        assert 9_900 < hold.cap <= 10_000
+
+    run(main())
+
+
+def test_a_shadow_limit_counts_and_refuses_nothing() -> None:
+    async def main() -> None:
+        host = Host([on_key("rpm", 5, shadow=True), on_key("concurrency", 2, shadow=True)])
+        assert len(await admitted(host, 20)) == 20
+        counted = {one.labels: one.value for one in host.counters.series() if one.name.endswith("shadowed_total")}
+        assert counted == {("key", "rpm"): 15, ("key", "concurrency"): 18}
+
+    run(main())
+
+
+def test_who_leaves_while_a_question_is_out_holds_nothing() -> None:
+    async def main() -> None:
+        host = Host([on_key("concurrency", 1), on_key("rpm", 10)], held=True)
+        for arrived in (False, True):
+            leaving = asyncio.ensure_future(host.reserve())
+            await asyncio.sleep(0)
+            if arrived:  # the answer is there, and its task has not run yet
+                host.pump()
+            leaving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await leaving
+            host.pump()
+            host.links[0].admission.sweep()
+            host.pump()
+            assert len(host.counters.leases) == 0
+        staying = asyncio.ensure_future(host.reserve())
+        await asyncio.sleep(0)
+        host.pump()
+        await staying
+
+    run(main())
+
+
+def test_a_worker_that_ends_holds_no_slots_and_its_reservations_stay_until_they_are_settled() -> None:
+    async def main() -> None:
+        host = Host([on_key("concurrency", 3), on_key("tokens_per_day", 10_000)], workers=2)
+        lost = [await host.reserve(0, max_tokens=3000) for _ in range(3)]
+        rest = host.crash(0)
+        with pytest.raises(RateLimited):
+            await host.reserve(1, max_tokens=3000)
+        again = await admitted(host, 5, worker=1, max_tokens=10)
+        assert len(again) == 3
+        host.counters.settle([Settlement(lost[0].lease, lost[0].claim, Claim(1, 50))])
+        rest()
+        for hold in again:
+            hold.release()
+        assert len(await admitted(host, 9, worker=1, max_tokens=3000)) == 3
+
+    run(main())
+
+
+def test_limits_that_are_edited_hold_from_the_next_lease_on() -> None:
+    async def main() -> None:
+        host = Host([on_key("rpm", 5)])
+        assert len(await admitted(host, 9)) == 5
+        host.limits = (on_key("rpm", 8),)
+        assert len(await admitted(host, 9)) == 3
+        host.limits = ()
+        assert len(await admitted(host, 50)) == 50
+        host.limits = (on_key("rpm", 8),)
+        host.clock.move(1.1)
+        with pytest.raises(RateLimited):
+            await host.reserve()
+
+    run(main())
+
+
+def test_a_limit_of_some_models_holds_for_those_alone() -> None:
+    async def main() -> None:
+        host = Host([on_key("rpm", 2, model="gpt-*"), on_key("rpm", 5)])
+        key = msgspec.structs.replace(KEY, by_model=True)
+        assert len(await admitted(host, 9, key=key)) == 2
+        with pytest.raises(RateLimited) as refused:
+            await host.reserve(key=key)
+        assert "2 requests per minute for models 'gpt-*'" in refused.value.message
+        assert len(await admitted(host, 9, key=key, model="office")) == 3
+
+    run(main())
+
+
+def test_counters_begin_with_what_the_ledger_knows() -> None:
+    async def main() -> None:
+        async def history(limit: Limit, since: float, width: float) -> list[tuple[float, int]]:
+            now = host.clock.wall()
+            return [(now - 30, 3), (now - 1, 1)] if limit.meter == "rpm" else [(since, 90)]
+
+        host = Host([on_key("rpm", 5), on_key("requests_per_month", 100)], history=history)
+        assert len(await admitted(host, 9)) == 1
+        host.clock.move(31)
+        assert len(await admitted(host, 9)) == 3
+        host.clock.move(61)
+        assert len(await admitted(host, 9)) == 5
+        host.clock.move(61)
+        holds = await admitted(host, 9)
+        assert len(holds) == 1, "ten of the month"
+
+    run(main())
+
+
+def test_a_parent_that_says_nothing_is_a_503() -> None:
+    async def main() -> None:
+        host = Host([on_key("rpm", 5)], held=True)
+        asking = asyncio.ensure_future(host.reserve())
+        await asyncio.sleep(0)
+        host.links[0].down.append(link.Uncounted(1))
+        host.links[0].deliver_down()
+        with pytest.raises(Overloaded):
+            await asking
+
+    run(main())
+
+
+def test_a_grant_that_comes_too_late_for_its_window_is_returned_and_asked_for_again() -> None:
+    async def main() -> None:
+        host = Host([on_key("rpm", 5)], held=True)
+        asking = asyncio.ensure_future(host.reserve())
+        await asyncio.sleep(0)
+        host.links[0].deliver_up()
+        host.clock.move(1.0)
+        host.links[0].deliver_down()
+        await asyncio.sleep(0)
+        host.pump()
+        await asking
+        host.links[0].admission.sweep()
+        host.pump()
+        host.held = False
+        assert len(await admitted(host, 9)) == 4
+
+    run(main())
