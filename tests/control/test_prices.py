@@ -200,6 +200,12 @@ def test_more_cached_tokens_than_the_prompt_has_are_as_many_as_it_has() -> None:
     assert prices.cost("it", "gpt-4o-mini", Usage(1000, 0, 9000), NOW)[0] == whole == 75_000
 
 
+def test_a_cost_that_nobody_believes_is_unknown() -> None:
+    prices = prices_of({"it": upstream("vllm")}, {"it/m": Price(1, 1)})
+    assert prices.cost("it", "m", Usage(10**12 - 1), NOW) == (10**15 - 1000, CONFIG)
+    assert prices.cost("it", "m", Usage(2**53 - 1), NOW) == (None, "")
+
+
 def test_a_dated_name_has_the_price_of_its_model() -> None:
     prices = prices_of({"it": upstream("openai")})
     assert prices.cost("it", "gpt-4o-mini-2024-07-18", MILLION, NOW) == (750_000_000, book.VERSION)

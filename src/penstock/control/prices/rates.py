@@ -17,6 +17,7 @@ from penstock.types import Usage
 _DECIMALS = 18
 PER_NANO = 10**15  # of the unit of rates in a nano-dollar
 _HALF = PER_NANO // 2
+_MOST = 10**15 * PER_NANO  # a million dollars
 
 
 class Rates(msgspec.Struct, frozen=True, gc=False):
@@ -32,7 +33,8 @@ class Rates(msgspec.Struct, frozen=True, gc=False):
     request: int = 0
 
     def cost(self, usage: Usage) -> int | None:
-        """Nano-dollars for the tokens of one request; None where a price of any of them is not known.
+        """Nano-dollars for the tokens of one request; None where a price of any of them is not known, or where so many
+        are reported that it would be a million dollars, which nobody believes and no sum in the ledger could hold.
 
         Of more cached tokens than the prompt has, or more reasoning than the completion, so many count as there are.
         """
@@ -47,7 +49,7 @@ class Rates(msgspec.Struct, frozen=True, gc=False):
             total += completion * self.completion
             if self.reasoning != self.completion:
                 total += (self.reasoning - self.completion) * min(usage.reasoning_tokens, completion)
-        return (total + _HALF) // PER_NANO
+        return (total + _HALF) // PER_NANO if total < _MOST else None
 
 
 class Tariff(msgspec.Struct, frozen=True, gc=False):
