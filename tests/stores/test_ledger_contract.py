@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ import msgspec
 import pytest
 
 from penstock.limits import Limit
-from penstock.stores import batch, sqlledger
-from penstock.stores.base import Ledger, Mark, RequestRow, RowQuery, UsageLine, UsageQuery
+from penstock.stores import batch, sqlitewriter, sqlledger
+from penstock.stores.base import Ledger, Mark, RequestRow, RowQuery, StoreUnavailable, UsageLine, UsageQuery
 from penstock.stores.memoryledger import MemoryLedger
 from penstock.stores.sql import open_stores
+from penstock.stores.sqlite import FILE
 from support.databases import KINDS, Place, place_of
 from support.ledger import NOON, a_row, an_attempt
 
@@ -364,3 +367,53 @@ def test_text_with_a_null_character_is_stored(opened: Open) -> None:
         assert [line.requests for line in await ledger.usage(UsageQuery(by=("model",)))] == [3]
 
     run(opened, scenario)
+
+
+def test_what_is_stored_can_be_waited_for_to_be_on_the_disk(opened: Open) -> None:
+    async def scenario(ledger: Ledger) -> None:
+        await ledger.sync()
+        await ledger.store([a_row()], [])
+        await ledger.sync()
+        assert len(await kept(ledger)) == 1
+
+    run(opened, scenario)
+
+
+# -- SQLite
+
+
+def test_a_store_that_is_locked_too_long_has_stored_nothing_and_works_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlitewriter, "BUSY", 0.1)
+
+    async def scenario(ledger: Ledger) -> None:
+        await ledger.store([a_row(1)], [])
+        with closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreUnavailable, match="locked"):
+                await ledger.store([a_row(2)], [Mark("j", 2)])
+            assert len(await kept(ledger)) == 1  # readers do not wait
+            other.execute("ROLLBACK")
+        assert await ledger.marks() == {}
+        await ledger.store([a_row(2), a_row(3, key_id="key_new")], [Mark("j", 3)])
+        assert len(await kept(ledger)) == 3
+
+    run(in_database(Place("sqlite", tmp_path)), scenario)
+
+
+def test_a_disk_that_is_full_is_told_and_what_was_refused_can_be_stored_later(tmp_path: Path) -> None:
+    async def scenario(ledger: Ledger) -> None:
+        rows = [a_row(number, trace=b'"%s"' % (b"x" * 5000)) for number in range(40)]
+        await ledger.store(rows[:1], [])
+        writer = ledger._writer  # type: ignore[attr-defined]  # a full disk, as SQLite itself can play it
+        pages = writer._connection.execute("PRAGMA page_count").fetchone()[0]
+        writer._connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+        with pytest.raises(StoreUnavailable, match="full"):
+            await ledger.store(rows, [Mark("j", 1)])
+        assert (await kept(ledger), await ledger.marks()) == (rows[:1], {})
+        await ledger.store(rows, [Mark("j", 1)])  # by a new connection, which knows of no bound
+        assert await kept(ledger) == rows
+        assert (await ledger.usage(UsageQuery()))[0].requests == 40
+
+    run(in_database(Place("sqlite", tmp_path)), scenario)

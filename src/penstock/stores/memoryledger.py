@@ -52,6 +52,9 @@ class MemoryLedger:
                 self._series.append(series)
             return batch(rows, self._numbers).sums()
 
+    async def sync(self) -> None:
+        await asyncio.sleep(0)
+
     async def marks(self) -> Mapping[str, int]:
         await asyncio.sleep(0)
         return dict(self._marks)

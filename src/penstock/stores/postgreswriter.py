@@ -2,8 +2,8 @@
 
 How it works: asyncpg sends the columns as arrays, which `unnest` makes rows of. An INSERT returns the ids that were not
 there, so that the sums add what is really new and nothing else, whoever else writes at the same time: one of two that
-store the same row waits for the other, and then finds it there. Sums are added to in one order, so that writers on
-several hosts never wait for each other crosswise.
+store the same row waits for the other, and then finds it there. Rows and sums are gone through in one order, so that
+writers on several hosts never wait for each other crosswise.
 
 What PostgreSQL cannot hold is the character of code 0, in whatever a client sent: it is left out.
 """
@@ -11,6 +11,7 @@ What PostgreSQL cannot hold is the character of code 0, in whatever a client sen
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -57,9 +58,8 @@ class PostgresWriter:
             await driver.execute(_ADD, *_columns(new.sums(), 3 + len(SUMS)))
             await driver.execute(_MARKS, *_columns(sorted((mark.journal, mark.position) for mark in marks), 2))
 
-    async def forget(self, journals: Sequence[str]) -> None:
-        async with self._database.change() as connection:
-            await connection.execute(schema.marks.delete().where(schema.marks.c.journal.in_(journals)))
+    async def sync(self) -> None:
+        """A commit waits for the server's disk, unless its owner says otherwise."""
 
     async def close(self) -> None:
         """Its connections are the database's."""
@@ -82,9 +82,9 @@ async def _driver(connection: AsyncConnection) -> Any:
 
 
 def _whole(new: Batch) -> list[Values]:
-    """Its requests, plain ones with all columns, too."""
+    """Its requests, plain ones with all columns, too, in the order of their ids."""
     nothing = ("",) * (len(REQUEST) - len(PLAIN))
-    return [*((*values, *nothing) for values in new.plain), *new.detailed]
+    return sorted([*((*values, *nothing) for values in new.plain), *new.detailed], key=itemgetter(0))
 
 
 def _columns(rows: Sequence[Values], width: int) -> list[list[Any]]:

@@ -1,7 +1,7 @@
 """Stores rows of the ledger in SQLite: a connection of its own in a thread of its own, one transaction for each batch.
 
 How it works: rows are bound by the driver itself, twenty to a statement, with `synchronous` at NORMAL: what was stored
-survives the end of any process at once, and a loss of power after the next look at the disk, which `forget` waits for.
+survives the end of any process at once, and a loss of power from the next `sync` on.
 In the common case every row is new, which the count of inserted rows says; else the transaction is rolled back, what
 is there already is looked up and left out, and so the sums add what is really new and nothing else.
 
@@ -12,10 +12,12 @@ the connection is closed, and the next call makes another.
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
+from pathlib import Path
 
 import msgspec
 
@@ -53,8 +55,8 @@ class SqliteWriter:
     async def store(self, rows: Sequence[RequestRow], marks: Sequence[Mark]) -> None:
         await self._run(lambda connection: self._store(connection, rows, marks))
 
-    async def forget(self, journals: Sequence[str]) -> None:
-        await self._run(lambda connection: _forget(connection, journals))
+    async def sync(self) -> None:
+        await self._run(lambda _connection: _sync(self._database.path))
 
     async def close(self) -> None:
         await asyncio.to_thread(self._thread.shutdown)
@@ -137,13 +139,17 @@ def _insert(connection: sqlite3.Connection, new: Batch) -> int:
     return _PLAIN.insert(connection, new.plain) + _REQUESTS.insert(connection, new.detailed)
 
 
-def _forget(connection: sqlite3.Connection, journals: Iterable[str]) -> None:
-    """FULL writes the whole log through to the disk, with all that was stored before."""
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("BEGIN IMMEDIATE")
-    connection.executemany("DELETE FROM ledger_marks WHERE journal = ?", [(journal,) for journal in journals])
-    connection.execute("COMMIT")
-    connection.execute("PRAGMA synchronous=NORMAL")
+def _sync(path: Path) -> None:
+    """Write the log through to the disk. What is no longer in it is in the database, which a checkpoint writes through
+    before it lets go of the log."""
+    try:
+        file = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return  # nothing is open, or nothing was stored
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _present(connection: sqlite3.Connection, ids: list[str]) -> set[str]:

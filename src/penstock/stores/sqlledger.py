@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from penstock.limits import METERS, Limit
+from penstock.stores import schema
 from penstock.stores.base import Mark, RequestRow
 from penstock.stores.base.ledger import AttemptRow
 from penstock.stores.base.usage import DAY, Dimension, RowQuery, UsageLine, UsageQuery
@@ -64,7 +65,7 @@ class Writer(Protocol):
 
     async def store(self, rows: Sequence[RequestRow], marks: Sequence[Mark]) -> None: ...
 
-    async def forget(self, journals: Sequence[str]) -> None: ...
+    async def sync(self) -> None: ...
 
     async def close(self) -> None: ...
 
@@ -85,12 +86,16 @@ class SqlLedger:
     async def store(self, rows: Sequence[RequestRow], marks: Sequence[Mark]) -> None:
         await self._writer.store(rows, marks)
 
+    async def sync(self) -> None:
+        await self._writer.sync()
+
     async def marks(self) -> Mapping[str, int]:
         rows = await self._ask("SELECT journal, position FROM ledger_marks", {})
         return {str(journal): int(position) for journal, position in rows}
 
     async def forget(self, journals: Sequence[str]) -> None:
-        await self._writer.forget(journals)
+        async with self._database.change() as connection:
+            await connection.execute(schema.marks.delete().where(schema.marks.c.journal.in_(journals)))
 
     async def prune(self, before: float, most: int) -> int:
         async with self._database.change() as connection:

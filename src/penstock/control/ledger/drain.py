@@ -355,6 +355,7 @@ class Drain:
             await asyncio.sleep(POLL_SECONDS)
             for journal in list(self._journals):
                 if journal.is_stored:
+                    await self._asked(store.sync)
                     if await self._delete(functools.partial(remove, journal.prefix)):
                         journal.close()
                         self._journals.remove(journal)
@@ -368,6 +369,7 @@ class Drain:
                     before = min(before, journal.waiting[0].position >> 32)
                 if before > journal.kept and not journal.behind:
                     journal.retiring = True
+                    await self._asked(store.sync)
                     if await self._delete(functools.partial(retire, journal.prefix, journal.unstored(), before)):
                         journal.kept = before
                     journal.retiring = False

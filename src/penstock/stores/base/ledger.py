@@ -103,6 +103,10 @@ class LedgerWriter(Protocol):
         """Add the rows, and set the marks, in one transaction. A row whose id is there already is left as it is."""
         ...
 
+    async def sync(self) -> None:
+        """Return when all that was stored would survive a loss of power: no journal is deleted before."""
+        ...
+
     async def marks(self) -> Mapping[str, int]:
         """The position of every journal that is not forgotten."""
         ...
