@@ -8,7 +8,21 @@ from pathlib import Path
 
 from penstock.control.ledger.reading import segments
 from penstock.gateway.journal import Journal
-from penstock.journal import LOCK, SEGMENT_BYTES, START, Begun, Entry, Reserved, entries, segment_path
+from penstock.journal import (
+    ENTRY_BYTES,
+    LOCK,
+    MAGIC,
+    SEGMENT_BYTES,
+    START,
+    Begun,
+    Done,
+    Entry,
+    Reserved,
+    Spent,
+    entries,
+    framed,
+    segment_path,
+)
 
 MOST = 1 << 30
 
@@ -34,6 +48,40 @@ def begun(id: str = "req_1", number: int = 0, **fields: object) -> Begun:
 
 
 RESERVED = Reserved("lease_1", 1, 1000, 5000)
+
+
+SIZE = 3 * ENTRY_BYTES
+
+
+def ended(id: str) -> Done:
+    """The end of a request that went well."""
+    return Done(id, 200, "ok", None, "stop", "fake", "gpt-5.4", Spent(10, 5, 0, 0, "reported"), 0, 9.0, None, 0, ())
+
+
+class Writer:
+    """Writes segments as a worker does."""
+
+    def __init__(self, directory: Path) -> None:
+        self.prefix = str(directory / "0-1")
+        self.number = 0
+        self.at = SIZE
+
+    def put(self, entry: Entry) -> None:
+        if self.at > SIZE - ENTRY_BYTES:
+            self.number += 1
+            self.at = START
+            self._write(0, MAGIC.ljust(SIZE, b"\0"))
+        self.at = self._write(self.at, framed(entry))
+
+    def _write(self, at: int, data: bytes) -> int:
+        path = Path(segment_path(self.prefix, self.number))
+        with path.open("r+b" if path.exists() else "wb") as file:
+            file.seek(at)
+            file.write(data)
+        return at + len(data)
+
+    def raw(self, data: bytes) -> None:
+        self._write(self.at, data)
 
 
 @contextmanager

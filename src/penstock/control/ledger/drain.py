@@ -369,8 +369,9 @@ class Drain:
                     before = min(before, journal.waiting[0].position >> 32)
                 if before > journal.kept and not journal.behind:
                     journal.retiring = True
+                    unstored = journal.unstored()  # before anything else is stored, which the disk may not have yet
                     await self._asked(store.sync)
-                    if await self._delete(functools.partial(retire, journal.prefix, journal.unstored(), before)):
+                    if await self._delete(functools.partial(retire, journal.prefix, unstored, before)):
                         journal.kept = before
                     journal.retiring = False
 

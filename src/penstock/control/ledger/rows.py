@@ -140,25 +140,24 @@ def _reserved(begun: Begun, price: Price) -> _Cost:
 
 
 def _sum(one: _Cost, other: _Cost) -> _Cost:
-    """Both together; of a source that which says least, but for what has cost no tokens."""
-    if not (one.prompt or one.completion):
-        sources = other.prompt_source, other.completion_source
-    elif not (other.prompt or other.completion):
-        sources = one.prompt_source, one.completion_source
-    else:
-        sources = (
-            max(one.prompt_source, other.prompt_source, key=_WORST.__getitem__),
-            max(one.completion_source, other.completion_source, key=_WORST.__getitem__),
-        )
+    """Both together."""
     return _Cost(
         one.prompt + other.prompt,
         one.cached + other.cached,
         one.completion + other.completion,
         one.reasoning + other.reasoning,
-        *sources,
+        _source(one.prompt, one.prompt_source, other.prompt, other.prompt_source),
+        _source(one.completion, one.completion_source, other.completion, other.completion_source),
         None if one.nanos is None or other.nanos is None else one.nanos + other.nanos,
         other.version or one.version,
     )
+
+
+def _source(tokens: int, source: TokenSource, more: int, other: TokenSource) -> TokenSource:
+    """Of two figures together: the source that promises less, but for that of nothing."""
+    if not tokens or not more:
+        return other if more or not tokens else source
+    return max(source, other, key=_WORST.__getitem__)
 
 
 def _attempt(begun: Begun, tried: Tried | None, cost: _Cost) -> AttemptRow:
