@@ -1,12 +1,9 @@
-"""What is old goes, where that is wished, and what was summed up stays; and a server tells a key what it has used."""
+"""What is old goes, where that is wished, and what was summed up stays."""
 
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 
-import httpx
 import pytest
 
 from penstock.control import retention
@@ -14,9 +11,7 @@ from penstock.control.retention import DAY, Retention
 from penstock.limits import Limit
 from penstock.stores.base import RowQuery, StoreUnavailable, UsageQuery
 from penstock.stores.memoryledger import MemoryLedger
-from penstock.stores.sql import open_stores
 from support.ledger import NOON, a_row
-from support.serving import Served, serving
 
 NOW = NOON + 100 * DAY
 
@@ -84,30 +79,3 @@ def test_a_store_that_is_away_is_asked_again(monkeypatch: pytest.MonkeyPatch) ->
         running.cancel()
 
     asyncio.run(main())
-
-
-def fill(served: Served) -> None:
-    """Put a row of the environment's key, begun ten days ago, into the running server's store."""
-
-    async def main() -> None:
-        stores = await open_stores("sqlite", served.data_dir)
-        await stores.ledger.store([a_row(1, NOON, key_id="env", cost_nanos=None), a_row(2, NOON)], [])
-        await stores.close()
-
-    asyncio.run(main())
-
-
-def test_a_running_server_tells_a_key_what_it_has_used_and_the_command_an_operator() -> None:
-    with serving() as served:
-        url = f"{served.base_url}/penstock/usage"
-        empty = httpx.get(url, headers=served.headers, trust_env=False)
-        assert (empty.status_code, empty.json()["data"]) == (200, [])
-        fill(served)
-        told = httpx.get(url, params={"by": "day"}, headers=served.headers, trust_env=False).json()
-        assert [(line["day"], line["requests"], line["cost_nanos"]) for line in told["data"]] == [
-            ("2026-11-05", 1, None)
-        ]
-        command = [sys.executable, "-m", "penstock", "usage", "--by", "key", "--data-dir", str(served.data_dir)]
-        table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        assert "PENSTOCK_API_KEY (env)" in table
-        assert "key_a" in table

@@ -74,7 +74,8 @@ class Ledger(LedgerWriter, Protocol):
 
     async def spent(self, limit: Limit, since: float, span: float) -> Sequence[tuple[float, int]]:
         """What was used of what `limit` counts since then: the time and the amount of sums over at most `span` seconds,
-        oldest first. Never too little: a sum that `since` cuts is there whole, and its time is its latest moment.
+        or over one, oldest first. Never too little: a sum that `since` cuts is there whole, and its time is its latest
+        moment.
 
         Requests whose price is not known cost nothing, and slots leave no trace. Below six minutes rows are summed up,
         which needs them to be kept, and is meant for a few minutes.
