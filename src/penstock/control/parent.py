@@ -271,7 +271,7 @@ class Parent:
         assert self._workers is not None
         limits, count = self._config.limits, self._config.server.workers
         policy = Policy(limits.budgets_fail_open, limits.rates_fail_open)
-        sources = Sources(_no_limits, self._prices.rates)
+        sources = Sources(_no_limits, self._prices.rates, self._spent)
         mark = secrets.token_hex(4) + "-"
         return Counters(store, sources, self._workers.send, self._board, mark=mark, policy=policy, workers=count)
 
@@ -338,6 +338,13 @@ class Parent:
         task = asyncio.create_task(answered())
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
+
+    async def _spent(self, limit: Limit, since: float, width: float) -> Sequence[tuple[float, int]]:
+        """What the ledger knows, once it has what servers before this one had not stored. `width` 0: all in one sum."""
+        assert self._ledger is not None
+        await self._ledger.replayed.wait()
+        assert self._stores is not None
+        return await self._stores.ledger.spent(limit, since, width or float("inf"))
 
     def _lease(self, worker: int, question: link.Lease, send: Callable[[link.Message], None]) -> None:
         if self._counters is None:
