@@ -17,7 +17,7 @@ from penstock.stores.base import Asking, Bound, Change, Granted, Refused, Seed, 
 from penstock.stores.slices import MemorySlices
 from penstock.stores.valkey import ValkeySlices
 from penstock.types import Claim
-from support.counting import PATIENCE, Clock, arrived, bound, granted, lease, plain, plant, store_of, take
+from support.counting import Clock, arrived, bound, gateway, granted, lease, plain, plant, store_of, take
 from support.redis import RedisServer, redis_server
 
 Body: TypeAlias = Callable[[Slices, Clock], Coroutine[Any, Any, None]]
@@ -252,7 +252,7 @@ class Pair:
     def __init__(self, server: RedisServer) -> None:
         self.clock = Clock()
         self.memory = MemorySlices(self.clock, self.clock)
-        self.gateways = [ValkeySlices(server.url, PATIENCE, clock=self.clock) for _ in range(3)]
+        self.gateways = [gateway(server.url, clock=self.clock) for _ in range(3)]
         self.out: list[tuple[int, Asking, Granted, Granted]] = []
         self.turn = 0
 
@@ -266,9 +266,9 @@ class Pair:
                 await self.settle(*self.out.pop(index % len(self.out)), actual)
             case ("move", seconds):
                 self.clock.move(seconds)
-                for gateway in self.gateways:  # before its slots are anybody's
-                    gateway.renew([SLOTS])
-                    await arrived(gateway)
+                for one in self.gateways:  # before its slots are anybody's
+                    one.renew([SLOTS])
+                    await arrived(one)
             case ("spend", index, amount):
                 self.memory.post([Change(BOUNDS[index], None, 0, amount)])
                 self.gateways[self.turn].post([Change(BOUNDS[index], None, 0, amount)])
@@ -309,8 +309,8 @@ def test_any_history_has_the_same_outcomes_in_memory_and_in_redis(server: RedisS
                     for step in steps:
                         await pair.step(step)
                 finally:
-                    for gateway in pair.gateways:
-                        await gateway.close()
+                    for each in pair.gateways:
+                        await each.close()
 
             server.flush()
             runner.run(main())
@@ -329,35 +329,35 @@ def valkey(server: RedisServer, body: Callable[[Clock], Coroutine[Any, Any, None
 def test_gateways_together_never_take_more_than_there_is(server: RedisServer) -> None:
     async def body(clock: Clock) -> None:
         limits = (bound("r", "requests", "minute", 200, rolling=True), bound("s", "slots", "held", 50))
-        gateways = [ValkeySlices(server.url, PATIENCE, clock=clock) for _ in range(3)]
+        gateways = [gateway(server.url, clock=clock) for _ in range(3)]
         await plant(gateways[0], [Seed(limits[0])])
 
-        async def one(gateway: ValkeySlices, number: int) -> int:
-            outcome = await gateway.lease(Asking(limits, Claim(1, slots=1), number % 3))
+        async def one(store: ValkeySlices, number: int) -> int:
+            outcome = await store.lease(Asking(limits, Claim(1, slots=1), number % 3))
             if isinstance(outcome, Refused):
                 return 0
             assert isinstance(outcome, Granted)
             assert min(outcome.left) >= 0
-            gateway.post([Change(limits[1], outcome.places[1], 1 + outcome.more)])
+            store.post([Change(limits[1], outcome.places[1], 1 + outcome.more)])
             return 1 + outcome.more
 
         counts = await asyncio.gather(*(one(gateways[number % 3], number) for number in range(900)))
-        for gateway in gateways:
-            await arrived(gateway)
+        for each in gateways:
+            await arrived(each)
         while (more := await one(gateways[0], 0)) == 1:
             counts.append(more)
         assert sum(counts) == 200
         last = await granted(gateways[1], limits[1:], Claim(slots=0))
         assert last.left == (50,)
-        for gateway in gateways:
-            await gateway.close()
+        for each in gateways:
+            await each.close()
 
     valkey(server, body)
 
 
 def test_a_holder_that_says_nothing_for_long_holds_nothing(server: RedisServer) -> None:
     async def body(clock: Clock) -> None:
-        dead, alive = (ValkeySlices(server.url, PATIENCE, clock=clock) for _ in range(2))
+        dead, alive = (gateway(server.url, clock=clock) for _ in range(2))
         place = (await granted(dead, [SLOTS], Claim(slots=7))).places[0]
         clock.move(29)
         assert await take(alive, [SLOTS], Claim(slots=1)) == refused((0, 0, None))
@@ -378,7 +378,7 @@ def test_a_holder_that_says_nothing_for_long_holds_nothing(server: RedisServer) 
 
 def test_who_ends_gives_back_its_slots(server: RedisServer) -> None:
     async def body(clock: Clock) -> None:
-        one, other = (ValkeySlices(server.url, PATIENCE, clock=clock) for _ in range(2))
+        one, other = (gateway(server.url, clock=clock) for _ in range(2))
         await granted(one, [SLOTS], Claim(slots=7))
         await one.close()
         assert (await granted(other, [SLOTS], Claim(slots=7))).left == (0,)
@@ -389,7 +389,7 @@ def test_who_ends_gives_back_its_slots(server: RedisServer) -> None:
 
 def test_who_waits_no_more_takes_nothing(server: RedisServer) -> None:
     async def body(clock: Clock) -> None:
-        store = ValkeySlices(server.url, PATIENCE, clock=clock)
+        store = gateway(server.url, clock=clock)
         await granted(store, [RPM, SLOTS], Claim(1, slots=1))
         for turns in range(30):
             asking = asyncio.create_task(store.lease(Asking((RPM, SLOTS), Claim(1, slots=1))))
@@ -411,7 +411,7 @@ def _places(task: asyncio.Task[Any]) -> Any:
 
 def test_every_call_is_of_one_tag_and_every_key_ends(server: RedisServer) -> None:
     async def body(clock: Clock) -> None:
-        store = ValkeySlices(server.url, PATIENCE, clock=clock)
+        store = gateway(server.url, clock=clock)
         tags = ("a", "{b}", "c d")
         for tag in tags:
             mine = [Bound(f"{tag}/{each.id}", tag, *_rest(each)) for each in ALL]

@@ -15,9 +15,9 @@ from urllib.parse import quote, unquote
 import pytest
 
 from penstock.stores.base import Asking, Change, Granted, Seed, StoreUnavailable, Unknown
-from penstock.stores.valkey import ValkeySlices
+from penstock.stores.valkey import ValkeySlices, open_slices
 from penstock.types import Claim
-from support.counting import PATIENCE, arrived, bound, granted, plant
+from support.counting import arrived, bound, gateway, granted, plant
 from support.gateway import until
 from support.redis import RedisServer, redis_server
 
@@ -26,6 +26,7 @@ TOTAL = bound("total", "requests", "lifetime", 100_000)
 SLOTS = bound("slots", "slots", "held", 1000)
 BOUNDS = (DAY, TOTAL, SLOTS)
 ONE = Asking(BOUNDS, Claim(1, 10, 0, 1))
+TIMEOUT = 0.05  # seconds
 AMOUNTS = (10, 1, 1)
 
 
@@ -57,14 +58,14 @@ async def lease(store: ValkeySlices, asking: Asking = ONE) -> Granted:
 
 async def begin(server: RedisServer) -> None:
     """Plant BOUNDS with nothing spent."""
-    other = ValkeySlices(server.url, PATIENCE)
+    other = gateway(server.url)
     await plant(other, [Seed(each) for each in BOUNDS])
     await other.close()
 
 
 async def taken(server: RedisServer) -> tuple[int, ...]:
     """What the server says is taken of BOUNDS, by who has nothing else to do with it."""
-    other = ValkeySlices(server.url, PATIENCE)
+    other = gateway(server.url)
     outcome = await granted(other, BOUNDS, Claim())
     await other.close()
     return tuple(each.amount - left for each, left in zip(BOUNDS, outcome.left, strict=True))
@@ -74,7 +75,7 @@ def test_nobody_waits_for_a_server_that_is_frozen_and_it_recovers(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        store = ValkeySlices(server.url)
+        store = gateway(server.url, TIMEOUT)
         await begin(server)
         held = [await lease(store) for _ in range(3)]
         caplog.clear()
@@ -107,7 +108,7 @@ def test_nobody_waits_for_a_server_that_is_frozen_and_it_recovers(
 
 def test_a_server_that_was_restarted_empty_gets_slots_and_counters_again(server: RedisServer) -> None:
     async def main() -> None:
-        store = ValkeySlices(server.url)
+        store = gateway(server.url, TIMEOUT)
         await begin(server)
         held = [await lease(store) for _ in range(5)]
         server.stop()
@@ -132,7 +133,7 @@ def test_a_server_that_was_restarted_empty_gets_slots_and_counters_again(server:
 
 def test_a_server_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
     async def main() -> None:
-        store = ValkeySlices(f"unix://{tmp_path}/nothing.sock")
+        store = gateway(f"unix://{tmp_path}/nothing.sock", TIMEOUT)
         store.post([Change(DAY, None, 0, 5)])
         with pytest.raises(StoreUnavailable):
             await store.lease(ONE)
@@ -155,7 +156,7 @@ def test_a_server_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
 )
 def test_a_password_is_not_shown_by_what_is_wrong(url: str) -> None:
     with pytest.raises(StoreUnavailable, match=r"^server\.counters: ") as refused:
-        ValkeySlices(url)
+        open_slices(url, TIMEOUT, "me")
     assert "secret" not in str(refused.value)
     assert refused.value.__cause__ is None
 
@@ -240,7 +241,7 @@ def test_whatever_a_line_loses_nothing_is_taken_or_given_back_twice(
         line = Line(server, seed)
         await begin(server)
         async with line.url(tmp_path) as url:
-            store = ValkeySlices(url, 2.0, probe=0.002)
+            store = gateway(url, 2.0, probe=0.002)
             chance = random.Random(seed)
             out: list[Granted] = []
             await lease(store)

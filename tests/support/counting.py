@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import secrets
 from collections.abc import Sequence
 
 import msgspec
@@ -10,7 +11,7 @@ import msgspec
 from penstock.limits import Period, Unit
 from penstock.stores.base import Asking, Bound, Granted, Outcome, Seed, Slices, Unknown
 from penstock.stores.slices import MemorySlices
-from penstock.stores.valkey import ValkeySlices
+from penstock.stores.valkey import PROBE, ValkeySlices
 from penstock.types import Claim
 from support.redis import RedisServer
 
@@ -36,10 +37,15 @@ def bound(
     return Bound(id, tag, unit, period, rolling, amount, enforced)
 
 
+def gateway(url: str, timeout: float = PATIENCE, *, probe: float = PROBE, clock: Clock | None = None) -> ValkeySlices:
+    """One more that shares the server."""
+    return ValkeySlices(url, timeout, secrets.token_hex(8), probe=probe, clock=clock)
+
+
 def store_of(kind: str, server: RedisServer, clock: Clock) -> Slices:
     if kind == "memory":
         return MemorySlices(clock, clock)
-    return ValkeySlices(server.url, PATIENCE, clock=clock)
+    return gateway(server.url, clock=clock)
 
 
 async def lease(store: Slices, asking: Asking) -> Outcome:

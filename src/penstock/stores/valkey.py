@@ -21,7 +21,6 @@ import hashlib
 import itertools
 import logging
 import math
-import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -34,7 +33,6 @@ from penstock.config.counters import fault, where
 from penstock.stores.base import Asking, Bound, Change, Granted, Outcome, Seed, StoreUnavailable
 from penstock.stores.valkeycalls import Call, Session, Sown, Waiting
 
-TIMEOUT = 0.05
 PROBE = 0.25
 CONNECT = 1.0  # seconds, of which no request waits more than `timeout`
 MOMENT = 0.01  # seconds, by which a loop may be late
@@ -47,15 +45,23 @@ _FAILURES = (RedisError, OSError, TimeoutError)
 _log = logging.getLogger("penstock.counters")
 
 
+def open_slices(url: str, timeout: float, holder: str) -> ValkeySlices:
+    """The counters at the URL that `server.counters` says; nothing is sent yet. Raises StoreUnavailable."""
+    return ValkeySlices(url, timeout, holder)
+
+
 class ValkeySlices:
-    """Counters at `url`. `timeout`: seconds that anybody waits at most; `probe`: seconds between two looks whether a
-    server that was away is back. `clock`: Unix seconds that the server is to take for its own, as a test does.
+    """Counters at `url`. `timeout`: seconds that anybody waits at most; `holder`: this gateway's name, another in each
+    run; `probe`: seconds between two looks whether a server that was away is back. `clock`: Unix seconds that the
+    server is to take for its own, as a test does.
     """
 
     def __init__(
         self,
         url: str,
-        timeout: float = TIMEOUT,
+        timeout: float,
+        holder: str,
+        *,
         probe: float = PROBE,
         clock: Callable[[], float] | None = None,
     ) -> None:
@@ -65,7 +71,7 @@ class ValkeySlices:
         self._probe = probe
         self._clock = clock
         self._server = _Server(url)
-        self._holder = secrets.token_hex(8)
+        self._holder = holder
         self._numbers = itertools.count(1)
         self._sessions: dict[str, Session] = {}
         self._ready: dict[str, Session] = {}  # those that have something to ask
