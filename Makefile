@@ -12,7 +12,7 @@ NODE := tests/sdk/node
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test lint types fuzz chaos bench lock clean
+.PHONY: help run test lint types fuzz chaos soak bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -34,6 +34,9 @@ fuzz: .venv/dev.stamp .venv-clients/clients.stamp ## fuzz at length, by OpenAI's
 
 chaos: .venv/dev.stamp ## ten minutes of failing providers and leaving clients (ARGS="--seconds 60", "--scenario outage", "storm")
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
+
+soak: .venv/dev.stamp ## limits and ledger at length: histories, hang-ups, kills, millions of rows (ARGS="--scenario model")
+	@PYTHONPATH=tests $(BIN)/python -m soak $(ARGS)
 
 bench: .venv/dev.stamp ## measure Penstock against nginx on two cores (ARGS="--only cpu" selects)
 	@$(BIN)/python bench/run.py $(ARGS)

@@ -376,3 +376,29 @@ def test_a_grant_that_comes_too_late_for_its_window_is_returned_and_asked_for_ag
         assert len(await admitted(host, 9)) == 4
 
     run(main())
+
+
+def test_a_budget_is_not_called_spent_while_some_of_it_lies_unused() -> None:
+    async def main() -> None:
+        host = Host([on_key("usd_total", 60_000)], workers=2, rates=lambda provider, model: (0.0, 100.0))
+        holds = []
+        for _ in range(6):  # the worker learns what it will need
+            host.clock.move(0.02)
+            holds.append(await host.reserve(0))
+        assert host.links[0].admission._leases, "and holds more than it uses"
+        left = 600 - sum(hold.claim.nanos for hold in holds) // 100
+        await host.reserve(1, max_tokens=left)
+
+    run(main())
+
+
+def test_what_a_request_gave_up_before_it_was_sent_is_free_at_once() -> None:
+    async def main() -> None:
+        host = Host([on_key("rpm", 2)], workers=2)
+        holds = await admitted(host, 9)
+        assert len(holds) == 2
+        holds[0].cancel()
+        await asyncio.sleep(0)
+        await host.reserve(1)
+
+    run(main())

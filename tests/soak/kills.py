@@ -20,7 +20,7 @@ import random
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import uvloop
@@ -199,14 +199,14 @@ def kills(count: int, workers: int, clients: int, seed: int, tell: Callable[[str
     return uvloop.run(main())
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """0 when nothing was wrong."""
     parser = argparse.ArgumentParser(prog="python -m soak.kills", description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seed", type=int, help="repeats the plan of a run (default: one of its own)")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     seed = random.randrange(1_000_000) if given.seed is None else given.seed
 
     def tell(line: str) -> None:
@@ -218,4 +218,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -152,11 +152,11 @@ async def measured(store: str, directory: Path, rows: int) -> list[Timed]:
     return found
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m soak.ledger", description=__doc__)
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--store", choices=("sqlite", "postgresql"), help="only this kind")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     found: list[Timed] = []
     with ExitStack() as stack:
         if given.store != "postgresql":
@@ -172,4 +172,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -158,7 +158,7 @@ class Hold:
             slice.nanos += claim.nanos
             slice.slots += claim.slots
         elif self.lease:
-            self._admission.give_back(self.lease, claim, self._scarce)
+            self._admission.give_back(self.lease, claim, at_once=True)
 
     def lines(self) -> bytes:
         """The header lines that tell what is left now."""

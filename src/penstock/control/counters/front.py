@@ -291,7 +291,7 @@ class Counters:
             return
         if not question.recalled:
             question.recalled = True
-            bounds = [question.ruling.bounds[short.index] for short in refused.short if short.wait != _INFINITE]
+            bounds = [question.ruling.bounds[short.index] for short in refused.short if question.may_fit(short.index)]
             bounds = [bound for bound in bounds if self._recalls.worth(bound, question.worker)]
             if bounds:
                 self._work(self._recall(question, bounds))

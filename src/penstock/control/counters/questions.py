@@ -98,6 +98,13 @@ class Question:
         """The completion tokens that the answer may have, where a limit caps them."""
         return self.completion if self.asked.hard and self._most() else None
 
+    def may_fit(self, index: int) -> bool:
+        """Whether a bound, if nothing were taken of it, would have room for this; by fewer completion tokens, if that
+        is allowed."""
+        bound = self.ruling.bounds[index]
+        claim: int = getattr(self.claim, bound.unit)
+        return claim <= bound.amount or self.ruling.limits[index].hard
+
     def fit(self, refused: Refused) -> bool:
         """Ask for fewer completion tokens, which the limits that cap them have room for; False where they have not."""
         if self.probing:
