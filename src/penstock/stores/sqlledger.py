@@ -23,7 +23,7 @@ from penstock.limits import METERS, Limit
 from penstock.stores import schema
 from penstock.stores.base import Mark, RequestRow
 from penstock.stores.base.ledger import AttemptRow
-from penstock.stores.base.usage import DAY, Dimension, RowQuery, UsageLine, UsageQuery
+from penstock.stores.base.usage import Dimension, RowQuery, UsageLine, UsageQuery
 from penstock.stores.batch import ATTEMPT, REQUEST, SERIES, SPANS, SUMS, attempt_of, request_of
 from penstock.stores.database import Database
 from penstock.stores.spans import group_of, id_at, pieces, span_within, tagged
@@ -32,7 +32,7 @@ PAGE = 500  # rows of an export that are held at once
 ROW_SPAN = 1  # seconds over which rows are summed up where no kept sum is fine enough
 
 _SERIES = ", ".join(f"s.{name}" for name in SERIES)
-_SUMS = ", ".join(f"sum(u.{name})" for name in SUMS)
+_SUMS = ", ".join(f"sum(u.{name}) AS {name}" for name in SUMS)
 _OF_ROWS = (
     "count(*), sum(r.prompt_tokens), sum(r.cached_tokens), sum(r.completion_tokens), sum(r.reasoning_tokens), "
     + ", ".join(
@@ -51,7 +51,7 @@ _GROUPS: dict[Dimension, str] = {
     "target": "s.provider || '/' || s.model",
     "endpoint": "s.endpoint",
     "hour": "u.start",
-    "day": f"u.start - u.start % {DAY}",
+    "day": "u.start",  # of days, and of the hours around them, which make a day when they are put together
 }
 _AMOUNTS = {
     "requests": ("u.requests", "1"),
@@ -123,16 +123,19 @@ class SqlLedger:
         groups = [_GROUPS[dimension] for dimension in query.by]
         columns = "".join(f"{group}, " for group in groups)
         whose, values = _whose(query.key_id, query.project_id)
-        grouping = f" GROUP BY {', '.join(groups)}" if groups else ""
-        found: dict[tuple[str, ...], list[int]] = {}
-        # few series each have few sums: then those are looked up, instead of all that were made in the time
-        narrow = f"ledger_series s CROSS JOIN ledger_sums u{self._by_series}"
-        source = narrow if whose else "ledger_sums u CROSS JOIN ledger_series s"
-        for span, since, until in pieces(query):
-            text = (
-                f"SELECT {columns}{_SUMS} FROM {source} WHERE s.id = u.series"
-                f" AND u.span = :span AND u.start >= :since AND u.start < :until{whose}{grouping}"
+        then, joined = "u.span = :span AND u.start >= :since AND u.start < :until", "s.id = u.series"
+        if whose:  # few series, of which the sums are looked up, instead of all that were made in the time
+            source = (
+                f"ledger_series s CROSS JOIN ledger_sums u{self._by_series} WHERE s.id = u.series AND {then}{whose}"
             )
+        elif "u.start" in groups:  # they are read in this order
+            source = f"ledger_sums u CROSS JOIN ledger_series s WHERE {joined} AND {then}"
+        else:
+            sums = f"SELECT u.series, {_SUMS} FROM ledger_sums u WHERE {then} GROUP BY u.series"
+            source = f"({sums}) u CROSS JOIN ledger_series s WHERE {joined}"
+        text = f"SELECT {columns}{_SUMS} FROM {source}" + (f" GROUP BY {', '.join(groups)}" if groups else "")
+        found: dict[tuple[str, ...], list[int]] = {}
+        for span, since, until in pieces(query):
             for row in await self._ask(text, {"span": span, "since": since, "until": until, **values}):
                 if row[len(groups)] is None:
                     continue  # the sum of nothing
