@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import pytest
+import redis
 
 from penstock.stores.base import Asking, Change, Granted, Seed, StoreUnavailable, Unknown
 from penstock.stores.valkey import ValkeySlices, open_slices
@@ -161,17 +162,46 @@ def test_a_password_is_not_shown_by_what_is_wrong(url: str) -> None:
     assert refused.value.__cause__ is None
 
 
+def test_a_password_is_sent_and_a_wrong_one_is_not_shown(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        at = server.url
+        with redis.Redis.from_url(at, protocol=2) as client:
+            client.config_set("requirepass", "s3cret/word")
+        right, wrong = (f"{at}?password={quote(word, safe='')}" for word in ("s3cret/word", "my-s3cret"))
+        store = gateway(right)
+        assert await store.lease(ONE) == Unknown((0, 1))
+        await store.close()
+        store = gateway(wrong)
+        with pytest.raises(StoreUnavailable) as refused:
+            await store.lease(ONE)
+        await store.close()
+        assert "invalid username-password pair" in caplog.text
+        assert "s3cret" not in caplog.text + str(refused.value)
+
+    run(main())
+
+
 # -- a line that loses what it carries
 
 
 class Line:
     """Between a gateway and the server. `ask` and `reply`: the chance that what goes that way ends the connection
-    instead of arriving."""
+    instead of arriving. `late`: what is asked from now on arrives when `deliver` says so."""
 
     def __init__(self, server: RedisServer, seed: int) -> None:
         self._socket = unquote(server.url.removeprefix("unix://"))
         self._random = random.Random(seed)
         self.ask = self.reply = 0.0
+        self.late = False
+        self._kept: list[tuple[bytes, asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def deliver(self) -> None:
+        """Let arrive what is late, from connections that are no more, and wait until it is answered."""
+        for data, there, back in self._kept:
+            back.write(data)
+            await there.read(65536)
+            back.close()
+        self._kept.clear()
 
     @asynccontextmanager
     async def url(self, directory: Path) -> AsyncIterator[str]:
@@ -184,6 +214,10 @@ class Line:
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_unix_connection(self._socket)
+        if self.late:
+            self._kept.append((await reader.read(65536), there, back))
+            writer.close()
+            return
         try:
             ways = [
                 asyncio.create_task(self._one_way(reader, back, lambda: self.ask)),
@@ -256,5 +290,50 @@ def test_whatever_a_line_loses_nothing_is_taken_or_given_back_twice(
             assert await taken(server) == (tokens + 11, requests + 2, slots + 1)
             await store.close()
             assert await taken(server) == (tokens + 11, requests + 2, 0)
+
+    run(main())
+
+
+def test_what_arrives_late_from_a_connection_that_is_no_more_does_nothing(server: RedisServer, tmp_path: Path) -> None:
+    async def main() -> None:
+        line = Line(server, 0)
+        await begin(server)
+        async with line.url(tmp_path) as url:
+            store = gateway(url, 2.0, probe=0.002)
+            line.late = True
+            store.post([Change(DAY, None, 0, 7)])
+            with pytest.raises(StoreUnavailable):
+                await store.lease(ONE)
+            line.late = False
+            await until(lambda: store.up)
+            assert await taken(server) == (7, 0, 0)
+            await line.deliver()
+            assert await taken(server) == (7, 0, 0)
+            await store.close()
+
+    run(main())
+
+
+def test_slots_are_taken_again_once_though_the_reply_is_lost(server: RedisServer, tmp_path: Path) -> None:
+    async def main() -> None:
+        line = Line(server, 0)
+        await begin(server)
+        async with line.url(tmp_path) as url:
+            store = gateway(url, 2.0, probe=0.002)
+            held = [await lease(store) for _ in range(3)]
+            server.flush()
+            await begin(server)
+            line.reply = 1.0
+            store.renew([SLOTS])
+            await until(lambda: not store.up)
+            assert await taken(server) == (0, 0, 3)
+            line.reply = 0.0
+            await until(lambda: store.up)
+            assert await taken(server) == (0, 0, 3)
+            assert store.lost == 3
+            store.post([Change(SLOTS, each.places[2], 1) for each in held])
+            await arrived(store)
+            assert await taken(server) == (0, 0, 0)
+            await store.close()
 
     run(main())

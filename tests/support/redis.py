@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -21,8 +21,9 @@ START = 30.0  # seconds
 class RedisServer:
     """A server that keeps nothing on disk; what `stop` ends is lost. `url` is as `server.counters` takes it."""
 
-    def __init__(self, directory: Path, port: int | None = None) -> None:
+    def __init__(self, directory: Path, port: int | None = None, options: Sequence[str] = ()) -> None:
         self.directory = directory
+        self._options = options
         self._socket = directory / "redis.sock"
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
@@ -43,6 +44,7 @@ class RedisServer:
         """Run it, and wait until it answers."""
         port = ("--port", str(self._port or 0), "--bind", "127.0.0.1")
         command = [str(BINARY), *port, "--unixsocket", str(self._socket), "--save", "", "--appendonly", "no"]
+        command += self._options
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.directory)
         with redis.Redis.from_url(self.url, protocol=2) as client:
@@ -80,10 +82,10 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(port: int | None = None) -> Iterator[RedisServer]:
+def redis_server(port: int | None = None, *options: str) -> Iterator[RedisServer]:
     """A server of one's own, on a unix socket, or also on a port of 127.0.0.1."""
     directory = Path(tempfile.mkdtemp(prefix="penstock-redis-", dir="/tmp"))
-    server = RedisServer(directory, port)
+    server = RedisServer(directory, port, options)
     try:
         server.start()
         yield server

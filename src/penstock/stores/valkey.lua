@@ -185,7 +185,7 @@ local function save_window(window)
     fields[#fields + 1] = window.amounts[bucket]
   end
   redis_call('HSET', window.key, unpack(fields))
-  if window.moved or window.bound[1] ~= RING then redis_call('EXPIRE', window.key, window.bound[3]) end
+  if window.moved or window.bound[1] == LIFETIME then redis_call('EXPIRE', window.key, window.bound[3]) end
 end
 
 -- The slots of this bound: the holder's own, and those of all others together.

@@ -40,7 +40,7 @@ CALLS = 64  # at once
 
 _SCRIPT = resources.files("penstock.stores").joinpath("valkey.lua").read_bytes()
 _SHA = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest()
-_FAILURES = (RedisError, OSError, TimeoutError)
+_FAILURES = (RedisError, OSError, TimeoutError, UnicodeError)  # the last of host names that cannot be any
 
 _log = logging.getLogger("penstock.counters")
 
