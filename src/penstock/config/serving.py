@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from penstock.config import counters as shared
 from penstock.config import database, files
 from penstock.config.address import HOW, Address, is_host, parse_listen
 from penstock.config.problems import Path
@@ -20,9 +21,7 @@ def check(server: Server, env: Mapping[str, str], faults: Faults) -> Server:
     """The same with the paths of the certificate expanded."""
     listen_apart(server, faults, (*PATH, "listen"), (*PATH, "admin_listen"))
     store = _store(server.store, env, faults)
-    if server.counters != "local" and not server.counters.startswith(("redis://", "rediss://", "unix://")):
-        message = "neither local nor the URL of a Redis or Valkey"
-        faults.add((*PATH, "counters"), message, 'write "local", redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH')
+    counters = _counters(server.counters, env, faults)
     paths = {}
     for name in ("tls_cert", "tls_key"):
         value = getattr(server, name)
@@ -37,7 +36,7 @@ def check(server: Server, env: Mapping[str, str], faults: Faults) -> Server:
     if not faults.has((*PATH, "limits")) and server.limits.body_bytes > server.limits.buffered_bytes:
         message = "more than buffered_bytes, so that such a body would never be taken"
         faults.add((*PATH, "limits", "body_bytes"), message, "lower body_bytes or raise buffered_bytes")
-    return msgspec.structs.replace(server, store=store, **paths)
+    return msgspec.structs.replace(server, store=store, counters=counters, **paths)
 
 
 def _store(store: str, env: Mapping[str, str], faults: Faults) -> str:
@@ -52,6 +51,21 @@ def _store(store: str, env: Mapping[str, str], faults: Faults) -> str:
     elif (message := database.fault(store)) is not None:
         faults.add(path, message, 'write "sqlite", "postgresql://USER@HOST/DATABASE", or env:NAME or file:/path of one')
     return store
+
+
+def _counters(counters: str, env: Mapping[str, str], faults: Faults) -> str:
+    """As `_store`."""
+    path = (*PATH, "counters")
+    if counters.startswith("file:"):
+        counters = "file:" + files.expand(counters.removeprefix("file:"), env, path, faults)
+    if faults.has(path):
+        return counters
+    if counters.startswith(("env:", "file:")):
+        files.reference(counters, env, path, faults)
+    elif counters != "local" and (message := shared.fault(counters)) is not None:
+        fix = 'write "local", "redis://HOST:PORT", "rediss://HOST:PORT", "unix:///PATH", or env:NAME or file:/path'
+        faults.add(path, message, fix)
+    return counters
 
 
 def listen_apart(server: Server, faults: Faults, listen: Path, admin_listen: Path) -> None:

@@ -3,7 +3,7 @@
 How it works: a worker knows only digests. It asks once for each that it does not know and keeps the answer, known or
 unknown. `Lookups` reads the store's generation four times a second; when it moved, whoever moved it, every worker is
 told to forget, so that a revoked key stops and a new one works within a second. Limits are kept likewise: by
-`limits_of`, until the generation moves.
+`limits`, until the generation moves.
 
 An answer must not be older than the last such message, or a worker would keep what has just been declared wrong: an
 answer whose question was put to the store before the message is asked again.
@@ -26,7 +26,7 @@ import re
 import secrets
 import string
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import msgspec
@@ -189,6 +189,7 @@ class Lookups:
         self._generation = 0
         self._epoch = 0  # how often workers were told to forget
         self._limits: dict[tuple[Scope, str], tuple[int, tuple[Limit, ...]]] = {}  # with the epoch they are of
+        self._bounds: dict[tuple[str, str], tuple[int, tuple[Limit, ...]]] = {}  # the same, of a key and its project
         self._failing_since: float | None = None
         self._flushed = False  # they were told so in this outage
 
@@ -216,11 +217,17 @@ class Lookups:
             self._keep(scope, scope_id, known.limits)
         return KeyAnswer(question.ref, principal(known))
 
+    def limits(self, key_id: str, project_id: str) -> tuple[Limit, ...] | Awaitable[tuple[Limit, ...]]:
+        """As `limits_of`, at once where it is known; the same object until something changes."""
+        known = self._bounds.get((key_id, project_id))
+        return known[1] if known is not None and known[0] == self._epoch else self.limits_of(key_id, project_id)
+
     async def limits_of(self, key_id: str, project_id: str) -> tuple[Limit, ...]:
         """What bounds a key: its own limits and its project's. While the store fails, what they were before.
 
         Raises StoreUnavailable or TimeoutError where that is not known.
         """
+        at = self._epoch
         found: tuple[Limit, ...] = ()
         if key_id == ENVIRONMENT.key_id:
             return found
@@ -235,6 +242,10 @@ class Lookups:
                 else:
                     self._keep(scope, scope_id, limits)
             found += limits
+        if at == self._epoch and self.store_ok:
+            if len(self._bounds) >= MAX_CACHED:
+                self._bounds.clear()
+            self._bounds[key_id, project_id] = (at, found)
         return found
 
     def _keep(self, scope: Scope, scope_id: str, limits: tuple[Limit, ...]) -> None:

@@ -58,6 +58,7 @@ from penstock.stores.slices import MemorySlices
 from penstock.types import Settlement
 
 STORES = "penstock.stores.sql"
+COUNTERS, LOCAL = "penstock.stores.valkey", "local"
 ADMIN = "penstock.control.admin"
 PRICE_LIST = "penstock.control.prices.book"
 
@@ -238,10 +239,10 @@ class Parent:
         """Bring up what needs heavy imports, then greet."""
         assert self._workers is not None
         assert self._ledger is not None
-        self._counters = self._count(MemorySlices())
+        self._counters = self._count(await self._slices())
         self._start(self._counters.run())
         sql = await asyncio.to_thread(_load, STORES)
-        self._stores = stores = await sql.open_stores(_store(self._config.server.store), directory)
+        self._stores = stores = await sql.open_stores(_setting("store", self._config.server.store), directory)
         self._usage.open(stores.ledger)
         await self._lookups.open(stores.access)
         self._tell_health()
@@ -267,11 +268,21 @@ class Parent:
         await asyncio.to_thread(self._prices.load)
         await ledger.run(store)
 
+    async def _slices(self) -> Slices:
+        """Where limits are counted. Raises StoreUnavailable where the setting makes no sense."""
+        counters = self._config.server.counters
+        if counters == LOCAL:
+            return MemorySlices()
+        valkey = await asyncio.to_thread(_load, COUNTERS)
+        url, name = _setting("counters", counters), secrets.token_hex(6)
+        slices: Slices = valkey.open_slices(url, self._config.limits.store_timeout, name)
+        return slices
+
     def _count(self, store: Slices) -> Counters:
         assert self._workers is not None
         limits, count = self._config.limits, self._config.server.workers
         policy = Policy(limits.budgets_fail_open, limits.rates_fail_open)
-        sources = Sources(_no_limits, self._prices.rates, self._spent)
+        sources = Sources(self._lookups.limits, self._prices.rates, self._spent)
         mark = secrets.token_hex(4) + "-"
         return Counters(store, sources, self._workers.send, self._board, mark=mark, policy=policy, workers=count)
 
@@ -465,10 +476,6 @@ class Parent:
             await self._stores.close()
 
 
-def _no_limits(key_id: str, project_id: str) -> Sequence[Limit]:
-    return ()
-
-
 def _specs(config: Config) -> dict[str, EngineSpec]:
     """The local models that the configuration has, by their providers' names."""
     workers = config.server.workers
@@ -504,10 +511,10 @@ def _load(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def _store(setting: str) -> str:
-    """What `server.store` says, or refers to."""
+def _setting(name: str, said: str) -> str:
+    """What a setting of [server] says, or refers to."""
     try:
-        return Secret(setting, "server.store").value
+        return Secret(said, f"server.{name}").value
     except ValueError as error:
         raise StoreUnavailable(str(error)) from error
 

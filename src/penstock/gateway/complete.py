@@ -32,6 +32,7 @@ from penstock.wire.ceiling import lowered
 from penstock.wire.estimate import BYTES_PER_TOKEN
 
 NEVER = float("inf")
+CUT_OFF = 0.02  # seconds within which an upstream sees that it was
 
 Refuse = Callable[[Request, Refusal], None]
 Decode = Callable[[bytes], AnyRequest]
@@ -83,8 +84,7 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
             exchange.patience = exchange.started + _seconds(said)
         if principal.endpoints and exchange.endpoint not in principal.endpoints:
             raise PermissionDenied(f"This API key may not use {exchange.endpoint}; ask whoever runs this gateway.")
-        said = fields.get(b"x-penstock-tags")
-        if said is not None:
+        if (said := fields.get(b"x-penstock-tags")) is not None:
             exchange.tags = accounting.tags(said)
         asked = decode(request.body)
         exchange.stream = asked.stream
@@ -102,6 +102,8 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
             answer = await way.copy(answer)
         else:
             note(exchange, answer, exchange.waited)
+        if exchange.hold is not None and exchange.hold.claim.slots:
+            await answer.gone()  # an answer whose end the upstream has not sent yet is in flight there
         exchange.status, exchange.ended = 200, "ok"
         heard = 0 if exchange.usage is not None else _heard(exchange, relay, answer)
         record = accounting.close(exchange, gateway.journal, time.monotonic(), heard)
@@ -124,14 +126,12 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
         if exchange.reading_on:
             exchange.close = functools.partial(_close, gateway, exchange, relay)
         else:
-            if exchange.hold is not None:
-                _let_go(gateway, exchange)
+            _let_go(gateway, exchange)
             gateway.telemetry.end(record or _record(gateway, exchange, relay))
 
 
 def _close(gateway: Gateway, exchange: Exchange, relay: Relay) -> None:
-    if exchange.hold is not None:
-        _let_go(gateway, exchange)
+    _let_go(gateway, exchange)
     gateway.telemetry.end(_record(gateway, exchange, relay))
 
 
@@ -157,14 +157,21 @@ async def _admitted(
 
 
 def _let_go(gateway: Gateway, exchange: Exchange) -> None:
-    """Free what is held, in the loop's next turn: a connection that was cut off in this one is closed by then.
+    """Free what is held, where the answer did not come to its end.
 
-    What is in the journal is settled from there, and keeps all but its slot until then.
+    A connection that was cut off is closed in the loop's next turn, and it takes the upstream a moment to see it: until
+    then it has one request more than it seems. What is in the journal is settled from there.
     """
     hold = exchange.hold
-    assert hold is not None
-    sent = exchange.begun if gateway.journal is not None else exchange.calls > 0
-    asyncio.get_running_loop().call_soon(hold.release if sent else hold.cancel)
+    if hold is None:
+        return
+    loop = asyncio.get_running_loop()
+    if not (exchange.begun if gateway.journal is not None else exchange.calls):
+        loop.call_soon(hold.cancel)
+    elif exchange.attempts and exchange.attempts[-1].status >= 400:
+        loop.call_soon(hold.release)  # it said all that it had to say
+    else:
+        loop.call_later(CUT_OFF, hold.release)
 
 
 def _seconds(said: bytes) -> float:

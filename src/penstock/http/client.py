@@ -84,6 +84,20 @@ class _Drain:
 _DRAIN = _Drain()
 
 
+class _Ending(_Drain):
+    """The same, for one who waits for the end."""
+
+    def __init__(self, ended: asyncio.Future[None]) -> None:
+        self._ended = ended
+
+    def on_end(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def on_fault(self, kind: FailureKind, message: str) -> None:
+        self.on_end()
+
+
 class _Unconnected(asyncio.Transport):
     """Stands for the transport until there is one."""
 
@@ -201,6 +215,13 @@ class ClientConnection:
             self.resume()
             self.sink = _DRAIN
             self.hurry(DRAIN_SECONDS)
+
+    async def ended(self) -> None:
+        """After `detach`: return when the rest has come, or is not waited for any longer."""
+        if self.sink is _DRAIN:
+            ended = self.pool.loop.create_future()
+            self.sink = _Ending(ended)
+            await ended
 
     def discard(self) -> None:
         """Close a connection that never reached the pool."""

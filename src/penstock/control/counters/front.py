@@ -26,7 +26,7 @@ import msgspec
 
 from penstock.control.counters.board import NO_ROW, Board
 from penstock.control.counters.leases import SLOTS, UNIT, Leases, amounts_of
-from penstock.control.counters.questions import LimitsOf, Question, Rates, Rulings, dearest
+from penstock.control.counters.questions import Limits, LimitsOf, Question, Rates, Rulings, dearest
 from penstock.control.counters.recalls import Recalls
 from penstock.limits import METERS, Limit
 from penstock.link import Denied, Lease, Leased, Message, Recall, Rest, Returned, Row, SeriesValue, Uncounted, Unpriced
@@ -106,11 +106,11 @@ class Counters:
         self.leases = Leases(mark)
         self._store = store
         self._sources = sources
-        self._rulings = Rulings(sources.limits_of)
+        self._rulings = Rulings()
         self._recalls = Recalls(self.leases, tell)
         self._workers = workers
         self._clock = clock
-        self._questions: dict[tuple[int, int], Question] = {}
+        self._questions: dict[tuple[int, int], Question | None] = {}  # None: its limits are being looked up
         self._working: set[asyncio.Task[None]] = set()
         self._planting: dict[str, asyncio.Task[bool]] = {}
         self._granted = 0
@@ -123,7 +123,29 @@ class Counters:
     def ask(self, worker: int, asked: Lease, send: Send) -> None:
         """A worker's question, which `send` gets the answer to."""
         self.give_back(asked.rests)
-        ruling = self._rulings.of(asked.key_id, asked.project_id, asked.model)
+        limits = self._sources.limits_of(asked.key_id, asked.project_id)
+        if isinstance(limits, tuple):
+            self._judge(worker, asked, send, limits)
+        else:
+            self._questions[worker, asked.ref] = None
+            self._work(self._look_up(worker, asked, send, limits))
+
+    async def _look_up(self, worker: int, asked: Lease, send: Send, finding: Awaitable[Limits]) -> None:
+        limits: Limits | None
+        try:
+            limits = await finding
+        except (StoreUnavailable, TimeoutError):
+            limits = None
+        if (worker, asked.ref) not in self._questions:
+            return  # nobody waits for it any more
+        del self._questions[worker, asked.ref]
+        if limits is None:
+            send(Uncounted(asked.ref))
+        else:
+            self._judge(worker, asked, send, limits)
+
+    def _judge(self, worker: int, asked: Lease, send: Send, limits: Limits) -> None:
+        ruling = self._rulings.of(asked.key_id, asked.project_id, asked.model, limits)
         if not ruling.bounds:
             claim = Claim(1, asked.prompt_tokens + asked.completion_tokens)
             send(Leased(asked.ref, "", claim, 1, _UNMETERED, self._clock() + UNLIMITED, _INFINITE))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from penstock.limits import METERS, Limit
 from penstock.link import Lease, Message
 from penstock.stores.base import Bound, Refused
 from penstock.types import Claim
 
-LimitsOf = Callable[[str, str], Sequence[Limit]]
-"""The limits of a key and of its project, by their ids. The same object, as long as nothing about them changes."""
+Limits = tuple[Limit, ...]
+LimitsOf = Callable[[str, str], Limits | Awaitable[Limits]]
+"""The limits of a key and of its project, by their ids. The same object, as long as nothing about them changes.
+Raises StoreUnavailable or TimeoutError."""
 
 Rates = Callable[[str, str], tuple[float, float] | None]
 """Nano-dollars of a prompt and of a completion token, by provider and model; None where nobody knows."""
@@ -44,12 +46,11 @@ class Ruling:
 class Rulings:
     """What applies to whom, remembered as long as it does not change."""
 
-    def __init__(self, limits_of: LimitsOf) -> None:
-        self._limits_of = limits_of
-        self._known: dict[tuple[str, str, str], tuple[Sequence[Limit], Ruling]] = {}
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str, str], tuple[Limits, Ruling]] = {}
 
-    def of(self, key_id: str, project_id: str, model: str) -> Ruling:
-        limits = self._limits_of(key_id, project_id)
+    def of(self, key_id: str, project_id: str, model: str, limits: Limits) -> Ruling:
+        """`limits`: those of the key and its project, for all models."""
         by_model = any(limit.model for limit in limits)
         at = (key_id, project_id, model if by_model else "")
         known = self._known.get(at)
