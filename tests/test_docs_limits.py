@@ -45,5 +45,6 @@ def test_the_numbers_of_windows_are_those_of_the_store() -> None:
 def test_the_defaults_that_it_tells_are_those_of_the_configuration() -> None:
     counting = Counting()
     assert f"`completion_tokens` ({counting.completion_tokens})" in WORDS
+    assert f"`store_timeout` ({counting.store_timeout * 1000:.0f} ms)" in WORDS
     assert (counting.budgets_fail_open, counting.rates_fail_open) == (False, True)
     assert "Limits in dollars are closed and all others are open" in WORDS
