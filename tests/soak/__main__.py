@@ -6,10 +6,12 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from soak import kills, ledger, model
+from soak import hangups, kills, ledger, minute, model
 
 SCENARIOS: dict[str, Callable[[Sequence[str]], int]] = {
     "model": model.main,
+    "hangups": hangups.main,
+    "minute": minute.main,
     "kills": kills.main,
     "ledger": ledger.main,
 }
