@@ -319,6 +319,8 @@ async def gateway(  # noqa: PLR0913  # each has a default, and is given by name
     await server.listen(sock, None)
     sweeping = asyncio.create_task(_sweep(entries, heartbeats, telemetry))
     keeping = asyncio.create_task(kin.run())
+    for _ in range(3):  # a task that it starts, and one that this starts: all there before a test counts tasks
+        await asyncio.sleep(0)
     try:
         yield running
         assert not sweeping.done()
