@@ -30,6 +30,7 @@ ADMIN_KEY = "sk-admin-of-the-chaos-run"
 UPSTREAMS = 5
 RESCUES = {"weighted": "continue", "least_outstanding": "splice"}
 SETTLE = 10.0  # seconds in which everything must be gone
+LEDGER_FILES = 3  # the database once more, its log, and the segment of a journal that is read
 WARM = 0.3  # of the run: memory is compared from there on
 GROWTH_KB = 4096  # how much more a worker may have in the end
 
@@ -168,7 +169,7 @@ class Run:
         await self._recover()
         for upstream in upstreams:
             await upstream.go()
-        await self._soon("open files, by process", self._files, baseline)
+        await self._soon("open files, by process, beyond those before", lambda: self._more_files(baseline), {})
 
     async def _recover(self) -> None:
         """No target may be left alone for ever, as it would be by a probe that was lost, or thought to be busy."""
@@ -205,6 +206,12 @@ class Run:
 
     def _files(self) -> dict[int, int]:
         return {pid: kernel.count_files(pid) for pid in kernel.tree(self._served.pid)}
+
+    def _more_files(self, baseline: dict[int, int]) -> dict[int, int]:
+        """How many more each process has than before, without those that the parent opens for its first row."""
+        own = {self._served.pid: LEDGER_FILES}
+        more = {pid: count - baseline.get(pid, 0) - own.get(pid, 0) for pid, count in self._files().items()}
+        return {pid: count for pid, count in more.items() if count > 0}
 
     async def _idle_files(self) -> dict[int, int]:
         """The open files of each process before anything is asked of providers, but after each has done its work."""
