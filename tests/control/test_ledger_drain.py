@@ -167,6 +167,26 @@ def test_what_a_dead_worker_had_begun_becomes_partial_rows_and_is_settled(tmp_pa
     run(scenario, tmp_path)
 
 
+def test_who_waits_for_the_end_of_a_workers_journal_is_told_when_all_of_it_is_settled(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        told: list[int] = []
+        writer = scene.writer()
+        fill(writer, ids(700))
+        writer.put(begun("req_last", reserved=RESERVED))
+        empty = scene.drain.begin(1)
+        assert empty
+        scene.run()
+        await scene.until(lambda: len(scene.settled) == 700)
+        scene.drain.end(0, lambda: told.append(len(scene.settled)))
+        scene.drain.end(1, lambda: told.append(-1))
+        await scene.until(lambda: len(told) == 2)
+        assert sorted(told) == [-1, 701], "once, and with what was never ended"
+        await scene.end()
+        assert len(told) == 2
+
+    run(scenario, tmp_path)
+
+
 def test_a_worker_that_follows_another_of_its_number_has_a_journal_of_its_own(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         scene.run()

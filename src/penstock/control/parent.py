@@ -388,10 +388,9 @@ class Parent:
     def _gone(self, worker: int) -> None:
         self._metrics.retire(worker)
         self._runs.gone(worker)
+        unused = self._counters.gone(worker) if self._counters is not None else None
         if self._ledger is not None:
-            self._ledger.end(worker)
-        if self._counters is not None:
-            self._counters.gone(worker)
+            self._ledger.end(worker, unused)
 
     async def _scrape(self) -> Sequence[SeriesValue]:
         assert self._workers is not None

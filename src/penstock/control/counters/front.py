@@ -26,6 +26,7 @@ import msgspec
 
 from penstock.control.counters.board import NO_ROW, Board
 from penstock.control.counters.leases import SLOTS, UNIT, Leases, amounts_of
+from penstock.control.counters.line import Lines
 from penstock.control.counters.questions import Limits, LimitsOf, Question, Rates, Rulings, dearest
 from penstock.control.counters.recalls import Recalls
 from penstock.limits import METERS, Limit
@@ -39,6 +40,7 @@ from penstock.stores.base import (
     Outcome,
     Refused,
     Seed,
+    Short,
     Slices,
     StoreUnavailable,
     Unknown,
@@ -51,8 +53,10 @@ UNLIMITED = 1.0  # seconds for which a key without limits need not ask again
 GRACE = 0.125  # seconds after its window's bucket in which a request may begin at most, since it takes time to be told
 HISTORY = 2.0  # seconds within which the ledger says what was spent
 RENEW = 1.0
+TURN = 1.0  # seconds after which to ask again, where others wait and there would be enough for this one alone
 TRIES = 4  # at the store, for one question
 
+NOTHING = Claim()
 _INFINITE = math.inf
 _UNMETERED = (_INFINITE, _INFINITE, _INFINITE, _INFINITE)
 
@@ -108,6 +112,7 @@ class Counters:
         self._sources = sources
         self._rulings = Rulings()
         self._recalls = Recalls(self.leases, tell)
+        self._lines = Lines(clock, self._take, self._deny)
         self._workers = workers
         self._clock = clock
         self._questions: dict[tuple[int, int], Question | None] = {}  # None: its limits are being looked up
@@ -167,6 +172,7 @@ class Counters:
         question = self._questions.pop((worker, ref), None)
         if question is not None:
             question.gone = True
+            self._lines.leave(question)
 
     def returned(self, worker: int, message: Returned) -> None:
         """What a worker returns, by itself or since it was asked to."""
@@ -221,6 +227,7 @@ class Counters:
             ("penstock_limits_open_total", self._opened),
         )
         return (
+            SeriesValue("penstock_limits_waiting", (), len(self._lines)),
             SeriesValue("penstock_leases_total", (), self._granted),
             SeriesValue("penstock_leases_lost_total", (), self._store.lost),
             SeriesValue("penstock_counters_up", (), int(self._store.up)),
@@ -231,13 +238,12 @@ class Counters:
 
     def _take(self, question: Question) -> None:
         """Ask the store for what it needs; it is answered now, or by a task."""
-        question.tries += 1
         if question.gone:
             return
-        if question.tries > TRIES:
-            self._uncounted(question)
-            return
-        asking = Asking(question.ruling.bounds, question.claim, question.asked.more, self._workers)
+        question.tries += 1
+        before = self._lines.before(question)
+        more, ahead = (question.asked.more, NOTHING) if before is None else (0, before[0])
+        asking = Asking(question.ruling.bounds, question.claim, more, self._workers, ahead)
         at = self._clock()
         outcome = self._store.lease(asking)
         if isinstance(outcome, Granted | Refused | Unknown):
@@ -268,11 +274,16 @@ class Counters:
         self._granted += 1
         for index in granted.over:
             _count(self._shadowed, ruling.limits[index].scope, ruling.limits[index].meter)
-        if question.gone:
+        before = self._lines.before(question)
+        out_of_turn = before is not None and before[1] >= 0
+        if question.gone or out_of_turn:
             everything = Claim(*[amount * (1 + granted.more) for amount in msgspec.structs.astuple(claim)])
             self.give_back((Rest(held.id, everything, closed=True),))
+            if before is not None and not question.gone:
+                wait = None if ruling.bounds[before[1]].unit == "slots" else TURN
+                self._wait(question, Refused((Short(before[1], 0, wait),)))
             return
-        del self._questions[question.worker, asked.ref]
+        self._end(question, served=True)
         now, expires, grace, scarce = self._clock(), at + granted.valid, GRACE, False
         taken = amounts_of(claim)
         spare, rows = list(_UNMETERED), []
@@ -318,17 +329,26 @@ class Counters:
             if bounds:
                 self._work(self._recall(question, bounds))
                 return
-        if question.fit(refused):
+        if question.tries < TRIES and question.fit(refused):
             self._take(question)
             return
-        self._deny(question, refused)
+        self._wait(question, refused)
+
+    def _wait(self, question: Question, refused: Refused) -> None:
+        if not self._lines.wait(question, refused):
+            self._deny(question, refused)
+
+    def _end(self, question: Question, served: bool = False) -> bool:
+        """It is to be answered now; False where nobody waits for that."""
+        self._lines.leave(question, served)
+        return self._questions.pop((question.worker, question.asked.ref), None) is not None
 
     async def _recall(self, question: Question, bounds: Sequence[Bound]) -> None:
         await asyncio.gather(*(self._recalls.gather(bound) for bound in bounds))
         self._take(question)
 
     def _deny(self, question: Question, refused: Refused) -> None:
-        if self._questions.pop((question.worker, question.asked.ref), None) is None:
+        if not self._end(question):
             return
         worst = max(refused.short, key=lambda short: -1.0 if short.wait is None else short.wait)
         limit, bound = question.ruling.limits[worst.index], question.ruling.bounds[worst.index]
@@ -350,7 +370,7 @@ class Counters:
 
     def _uncounted(self, question: Question) -> None:
         """The limits cannot be counted: each says what is to be done then."""
-        if self._questions.pop((question.worker, question.asked.ref), None) is None:
+        if not self._end(question):
             return
         ruling, asked = question.ruling, question.asked
         if not all(self.policy.open(limit) for limit in ruling.limits):
@@ -369,6 +389,9 @@ class Counters:
 
     def _plant(self, question: Question, unknown: Unknown) -> None:
         """Begin the counters that do not exist yet with what the ledger knows, then ask the store again."""
+        if question.tries > TRIES:
+            self._uncounted(question)
+            return
         pairs = [(question.ruling.limits[index], question.ruling.bounds[index]) for index in unknown.bounds]
         if self._sources.history is None:
             planted = self._store.plant([Seed(bound) for _, bound in pairs])
@@ -415,6 +438,8 @@ class Counters:
             for change in changes:
                 if change.actual > change.reserved:  # what goes back is on the board with the next lease
                     self._board.add(change.bound.id, change.reserved - change.actual)
+                else:
+                    self._lines.freed(change.bound.id)
 
     def _rows(self, bounds: Sequence[Bound]) -> Iterator[Row]:
         for bound in bounds:

@@ -80,6 +80,7 @@ class _Journal:
         self.rereading: Reading | None = None
         self.behind = False  # some of its rows are to be read again
         self.lost = False  # what was never ended is accounted for
+        self.settled: Callable[[], None] | None = None  # to be called when all that it says is settled
         self.last: list[tuple[RequestRow, list[Entry]]] = []  # that, until it waits
         self.waiting: deque[_Waiting] = deque()
         self.kept = 1  # its first segment that is not deleted
@@ -146,11 +147,11 @@ class Drain:
         self._journals.append(journal)
         return prefix
 
-    def end(self, worker: int) -> None:
-        """This worker's process has ended."""
+    def end(self, worker: int, settled: Callable[[], None] | None = None) -> None:
+        """This worker's process has ended. `settled` is called when all that it had reserved has been settled."""
         journal = self._current.pop(worker, None)
         if journal is not None:
-            journal.ended = True
+            journal.ended, journal.settled = True, settled
 
     async def run(self, store: LedgerWriter) -> None:
         """Drain for ever."""
@@ -240,7 +241,8 @@ class Drain:
         while True:
             settlements: list[Settlement] = []
             busy = False
-            for journal in list(self._journals):
+            now = list(self._journals)
+            for journal in now:
                 before = journal.reading.position
                 self._advance(journal, settlements)
                 busy = busy or journal.reading.position != before or journal.rereading is not None
@@ -250,6 +252,10 @@ class Drain:
                     await asyncio.sleep(0)
             if settlements:
                 self._settle(settlements)
+            for journal in now:
+                if journal.lost and journal.settled is not None:
+                    journal.settled()
+                    journal.settled = None
             await asyncio.sleep(POLL_SECONDS if not busy or self._waiting >= WAITING else POLL_SECONDS / 5)
 
     def _advance(self, journal: _Journal, settlements: list[Settlement]) -> None:
