@@ -62,6 +62,16 @@ def test_an_answer_costs_what_its_provider_reported() -> None:
     assert settlement == Settlement("lease_1", Claim(1, 1000, 5000), Claim(1, 150, 450))
 
 
+def test_an_answer_that_nobody_saw_is_charged_what_was_reserved_and_a_stream_what_came() -> None:
+    left = done(tried("cancelled"), usage=None, heard=0)
+    row, settlement = account([begun(reserved=RESERVED, stream=False)], left, price)
+    assert (row.prompt_tokens, row.completion_tokens, row.cost_nanos) == (100, 900, 5000)
+    assert (row.prompt_source, row.completion_source) == ("partial", "partial")
+    assert settlement == Settlement("lease_1", Claim(1, 1000, 5000), Claim(1, 1000, 5000))
+    row, settlement = account([begun(reserved=RESERVED, stream=True)], left, price)
+    assert (row.prompt_tokens, row.completion_tokens, row.cost_nanos) == (100, 0, 300)
+
+
 def test_without_a_reservation_nothing_is_settled() -> None:
     assert account([begun()], done(), price)[1] is None
 

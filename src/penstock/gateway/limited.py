@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from penstock import link
 from penstock.errors import Headers, Overloaded, PermissionDenied, RateLimited, Refusal
-from penstock.gateway.refusals import NO_RETRY, SDK_PATIENCE
+from penstock.gateway.refusals import NO_RETRY
 from penstock.limits import METERS, NANOS
 
 SOON = ((b"Retry-After", b"1"),)
@@ -57,8 +57,7 @@ def _denied(message: link.Denied, headers: Headers) -> RateLimited:
     wait = OTHERS_END if message.wait is None else message.wait
     wait_ms = max(1, math.ceil(wait * 1000))
     hints = ((b"Retry-After", b"%d" % -(-wait_ms // 1000)), (b"retry-after-ms", b"%d" % wait_ms))
-    # Every SDK waits a minute when told to; beyond, or where waiting is for hours, tries within seconds cannot help.
-    final = (NO_RETRY,) if meter.spent or wait > SDK_PATIENCE else ()
+    final = (NO_RETRY,) if meter.spent else ()  # waiting is for hours: tries within seconds cannot help
     when = "when one of them has ended" if message.wait is None else f"in {_words(wait_ms)}"
     return RateLimited(
         f"The limit of {whose} is reached: {limit}. Try again {when}.",

@@ -3,7 +3,8 @@
 The provider's own figures are taken where there are any. Else the policy is, for every kind of provider:
 
 - an answer that ended well and reported nothing is estimated, by the bytes of the request and the chunks of the answer;
-- one that broke off, or that its client left, is charged its prompt and what came of it, marked partial;
+- one that broke off, or that its client left, is charged its prompt and what came of it, marked partial; one that is
+  not streamed, of which nobody saw anything, what was reserved for it, if anything was;
 - an attempt that was refused with an error status, or whose connection turned out to be closed, costs nothing;
 - one of which it is not known how it ended, since its worker died, costs what was reserved for it.
 """
@@ -29,6 +30,7 @@ Price = Callable[[str, str, Usage, float], tuple[int | None, str]]
 """Of a provider, its model, the tokens and a moment (Unix seconds): nano-dollars, None if unknown, by which prices."""
 
 _STALE = FailureKind.STALE.value
+_CANCELLED = "cancelled"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -111,6 +113,9 @@ def _cost(begun: Begun, tried: Tried | None, usage: Spent | None, heard: int, pr
             of_completion = "partial"
     elif tried.status >= 400 or tried.outcome == _STALE:
         return _FREE
+    elif tried.outcome == _CANCELLED and not begun.stream and begun.reserved is not None:
+        # Nobody saw how much was generated: who hangs up must not get it for the price of the prompt.
+        return _reserved(begun, price)
     else:
         counted = Usage(-(-begun.prompt_bytes // BYTES_PER_TOKEN), heard)
         of_prompt = of_completion = "estimated" if ok else "partial"
