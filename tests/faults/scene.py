@@ -52,8 +52,9 @@ class Idle:
         self._tasks = asyncio.all_tasks()
 
     async def alone(self) -> None:
-        """No client is connected, and no task is left of one that was."""
-        await until(lambda: not (self._running.server.edge.connections or self._new_tasks()))
+        """No client is connected, and neither a request nor a task is left of one that was."""
+        edge, gateway = self._running.server.edge, self._running.api.gateway
+        await until(lambda: not (edge.connections or gateway.requests or self._new_tasks()))
 
     def _new_tasks(self) -> list[asyncio.Task[Any]]:
         """Those that are not a fake upstream's own."""

@@ -15,7 +15,7 @@ import uvloop
 from penstock.config import Limits
 from penstock.errors import AuthenticationFailed, Refusal
 from penstock.fake_upstream.seen import Changes
-from penstock.http.connection import Request
+from penstock.http.request import Request
 from penstock.http.server import Server
 from support.raw import Raw, raw_client
 

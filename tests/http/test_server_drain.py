@@ -8,7 +8,7 @@ import pytest
 from edge_app import EchoApp, Running, edge, get, post, read_answer, run
 
 from penstock.http import rules
-from penstock.http.connection import Request
+from penstock.http.request import Request
 
 
 async def draining(running: Running, limit: float) -> asyncio.Task[None]:

@@ -39,7 +39,7 @@ from penstock.gateway.stored import PATH as STORED
 from penstock.gateway.telemetry import log
 from penstock.gateway.usage import PATH as USAGE
 from penstock.gateway.usage import Usage
-from penstock.http.connection import Request
+from penstock.http.request import Request
 from penstock.types import JSON, Principal
 from penstock.wire.chat import decode_chat
 from penstock.wire.envelope import envelope

@@ -25,7 +25,7 @@ from penstock.gateway.rescue import Rescue
 from penstock.gateway.routing import Routes, unavailable
 from penstock.gateway.telemetry import Telemetry
 from penstock.gateway.upstream import Answer, Upstreams, note
-from penstock.http.connection import Request
+from penstock.http.request import Request
 from penstock.providers.base import AnyRequest
 from penstock.types import Plan, Principal, Record
 from penstock.wire.ceiling import lowered

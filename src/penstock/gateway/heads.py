@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from penstock.gateway.exchange import Exchange
-from penstock.http.connection import Request
+from penstock.http.request import Request
 from penstock.types import Replay, Target
 
 _VERSION = b"openai-version: 2020-10-01\r\n"

@@ -20,7 +20,7 @@ from penstock.errors import Conflict, InvalidRequest, Overloaded, Refusal
 from penstock.gateway import heads
 from penstock.gateway.complete import Decode, Gateway, Refuse, complete
 from penstock.gateway.exchange import Exchange
-from penstock.http.connection import Request
+from penstock.http.request import Request
 from penstock.link import FinishRun, ReleaseRun, RunClaimed
 from penstock.types import Replay, Run
 

@@ -21,7 +21,7 @@ from penstock.gateway import heads
 from penstock.gateway.exchange import Exchange
 from penstock.gateway.relay import PING, Heartbeats, Relay
 from penstock.gateway.upstream import Answer
-from penstock.http.connection import Request
+from penstock.http.request import Request
 from penstock.link import KeepAnswer
 from penstock.providers.base import AnyRequest
 from penstock.types import Principal

@@ -15,7 +15,7 @@ from penstock.gateway import heads
 from penstock.gateway.exchange import Exchange
 from penstock.gateway.refusals import refusal_for
 from penstock.gateway.upstream import Answer, note
-from penstock.http.connection import Request
+from penstock.http.request import Request
 
 PING = b": ping\n\n"
 

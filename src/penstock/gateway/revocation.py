@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from penstock.errors import AuthenticationFailed
 from penstock.gateway.exchange import Exchange
-from penstock.http.connection import Request
+from penstock.http.request import Request
 
 RETRY = 0.5  # seconds until a key is asked about again that nobody could speak for
 

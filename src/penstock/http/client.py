@@ -31,6 +31,7 @@ import httptools
 
 from penstock.config import Deadlines, Upstream
 from penstock.errors import Failure, FailureKind
+from penstock.http.carrier import Signal
 from penstock.types import Origin
 
 SWEEP = 0.1
@@ -87,12 +88,11 @@ _DRAIN = _Drain()
 class _Ending(_Drain):
     """The same, for one who waits for the end."""
 
-    def __init__(self, ended: asyncio.Future[None]) -> None:
+    def __init__(self, ended: Signal) -> None:
         self._ended = ended
 
     def on_end(self) -> None:
-        if not self._ended.done():
-            self._ended.set_result(None)
+        self._ended.give()
 
     def on_fault(self, kind: FailureKind, message: str) -> None:
         self.on_end()
@@ -121,6 +121,7 @@ class ClientConnection:
         "_received",
         "_total",
         "_until_close",
+        "_whole",
         "deadline",
         "idle_since",
         "phase",
@@ -145,9 +146,10 @@ class ClientConnection:
         self._received = 0  # bytes of this answer's head, and later since the last of its body
         self._in_body = False
         self._informational = False
-        self._until_close = False
+        self._until_close = False  # the answer ends where the connection does, or the connection where the answer does
         self._paused = False
         self._left = False
+        self._whole: Sink | None = None  # whose answer has just ended
 
     # -- for the caller
 
@@ -219,7 +221,7 @@ class ClientConnection:
     async def ended(self) -> None:
         """After `detach`: return when the rest has come, or is not waited for any longer."""
         if self.sink is _DRAIN:
-            ended = self.pool.loop.create_future()
+            ended = Signal()
             self.sink = _Ending(ended)
             await ended
 
@@ -256,14 +258,15 @@ class ClientConnection:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self.cut(FailureKind.MALFORMED, "switched to another protocol")
-            return
         except httptools.HttpParserError as error:
             if isinstance(error, httptools.HttpParserCallbackError) and error.__context__ is not None:
                 self.abort()
                 raise error.__context__ from None
             self.cut(FailureKind.MALFORMED, "did not answer in valid HTTP/1.1")
-            return
-        if self._received > self.pool.max_head_bytes and self.sink is not None:
+        whole = self._whole
+        if whole is not None:
+            self._end(whole)
+        elif self._received > self.pool.max_head_bytes and self.sink is not None:
             # In the body, a trailer or the extension of a chunk: the parser gathers either, at a cost that grows.
             what = "trailer" if self._in_body else "response head"
             self.cut(FailureKind.MALFORMED, f"sent a {what} that is too large")
@@ -317,21 +320,27 @@ class ClientConnection:
     def on_message_complete(self) -> None:
         if self._informational:
             return
-        sink, self.sink = self.sink, None
         self._in_body = False
-        if sink is None:
+        if self.sink is None:
             return
+        self._whole, self.sink = self.sink, None
+        if not self._parser.should_keep_alive():
+            self._until_close = True
+
+    # -- inside
+
+    def _end(self, sink: Sink) -> None:
+        """An answer has ended with what was read: nothing of that can reach who sends on this connection next."""
+        self._whole = None
         self._answered += 1
         if self._paused:
             self._paused = False
             self.transport.resume_reading()
-        if self._parser.should_keep_alive() and not self._until_close and not self.transport.is_closing():
+        if not self._until_close and not self.transport.is_closing():
             self.pool.give_back(self)
         else:
             self.close()
         sink.on_end()
-
-    # -- inside
 
     def late(self, now: float) -> bool:
         """Whether a deadline has passed."""

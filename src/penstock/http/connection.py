@@ -22,7 +22,6 @@ What all connections share is the `Edge`: the application, the limits, the time,
 from __future__ import annotations
 
 import asyncio
-import http as http_names
 import zlib
 from collections import deque
 from collections.abc import Awaitable
@@ -33,15 +32,14 @@ import httptools
 from penstock.config import Limits
 from penstock.errors import HeadTooLarge, InvalidRequest, Refusal, RequestTimeout
 from penstock.http import rules
+from penstock.http.carrier import Carrier
+from penstock.http.request import Request
 
 PIPELINE_BYTES = 64 * 1024
 LINGER_SECONDS = 2.0
 NEVER = float("inf")
 
 _IDLE, _HEAD, _BODY, _BUSY, _LINGER = range(5)
-_STATUS = {
-    status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in http_names.HTTPStatus
-}
 
 
 class App(Protocol):
@@ -59,113 +57,6 @@ class App(Protocol):
     def refuse(self, request: Request | None, refusal: Refusal) -> tuple[bytes, bytes]:
         """Render a refusal: header lines and body. Without a request when no head could be read."""
         ...
-
-
-class Flow(Protocol):
-    """What a slow reader pauses: the source of the bytes that are written to it."""
-
-    def pause(self) -> None: ...
-
-    def resume(self) -> None: ...
-
-
-class Request:
-    """One request and the means to answer it.
-
-    `headers`: lower-case names, repeated fields joined by ", ". `peer`: the address of the other end of the
-    connection, "" on a unix socket. `context` belongs to the app.
-    """
-
-    # Defaults stand on the class: most requests never change most of them, and setting them costs more than parsing.
-    body = b""
-    chunked = False
-    context: object = None
-    expects_continue = False
-    flow: Flow | None = None
-    http_1_0 = False
-    hung_up = False
-    keep_alive = True
-    pending: asyncio.Future[object] | None = None
-    refusal: Refusal | None = None
-    started = False
-    stopped: Refusal | None = None
-    task: asyncio.Task[None] | None = None
-
-    def __init__(self, connection: Connection, method: bytes, path: bytes, query: bytes) -> None:
-        self.connection = connection
-        self.method = method
-        self.path = path
-        self.query = query
-        self.headers = connection.fields
-
-    @property
-    def peer(self) -> str:
-        return self.connection.peer
-
-    def weight(self) -> int:
-        """About the bytes of this request: never more than arrived, but for a compressed body."""
-        fields = sum(len(name) + len(value) + 3 for name, value in self.headers.items())
-        return len(self.path) + len(self.query) + fields + len(self.body)
-
-    def withdraw(self) -> None:
-        """Nobody waits any more for its admission, if anybody did."""
-        if self.pending is not None:
-            self.pending.cancel()
-            self.pending = None
-
-    def stop(self, why: Refusal) -> None:
-        """End its answer now, or do not begin one, and say `why`."""
-        if self.task is None:
-            self.refusal = why
-        elif self.stopped is None:
-            self.stopped = why
-            self.connection.edge.loop.call_soon(self.task.cancel)  # not now: one that has not begun would say nothing
-
-    def respond(self, status: int, headers: bytes, body: bytes) -> None:
-        """The whole answer at once. `headers`: encoded lines, each ending in CRLF, without length and framing."""
-        connection = self.connection
-        self.started = True
-        if not self.hung_up:
-            head = _STATUS[status], connection.persistence(self), headers, len(body)
-            sent = body if self.method != b"HEAD" else b""
-            connection.transport.write(b"%s%s%sContent-Length: %d\r\n\r\n%s" % (*head, sent))
-        connection.finished(self)
-
-    def start(self, status: int, headers: bytes, data: bytes) -> None:
-        """Begin an answer of unknown length with its head and first bytes; HTTP/1.0 gets it close-delimited."""
-        connection = self.connection
-        self.started = True
-        if self.hung_up:
-            return
-        if self.http_1_0:
-            self.keep_alive = False
-            head = b"%s%s%s\r\n%s"
-        else:
-            self.chunked = True
-            head = b"%s%s%sTransfer-Encoding: chunked\r\n\r\n%s"
-            data = b"%x\r\n%s\r\n" % (len(data), data) if data else b""
-        connection.transport.write(head % (_STATUS[status], connection.persistence(self), headers, data))
-
-    def write(self, data: bytes) -> None:
-        """Send the next bytes (not empty) of a started answer. Never blocks; a slow reader pauses `flow`."""
-        if not self.hung_up:
-            self.connection.transport.write(b"%x\r\n%s\r\n" % (len(data), data) if self.chunked else data)
-
-    def end(self, data: bytes) -> None:
-        """Send the last bytes of a started answer and its end."""
-        if not self.hung_up:
-            if self.chunked:
-                data = b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
-            self.connection.transport.write(data)
-        self.connection.finished(self)
-
-    def ensure_ended(self) -> None:
-        """Whatever happened, this request is over: an answer that was not ended is cut so that the client sees it."""
-        connection = self.connection
-        if connection.active is self:
-            self.keep_alive = False
-            connection.transport.abort()
-            connection.finished(self)
 
 
 class Edge:
@@ -497,7 +388,8 @@ class Connection:
         if request.refusal is not None:
             self._answer_refusal(request)
         else:
-            request.task = self.edge.loop.create_task(self.edge.app.answer(request))
+            request.task = carrier = Carrier(self.edge.loop, self.edge.app.answer(request))
+            carrier.begin()
 
     def _await_body(self, request: Request) -> None:
         if request.pending is not None:

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 from penstock.config import Limits
-from penstock.http.connection import LINGER_SECONDS, App, Connection, Edge, Request
+from penstock.http.connection import LINGER_SECONDS, App, Connection, Edge
+from penstock.http.request import Request
 
 SWEEP = 0.1
 

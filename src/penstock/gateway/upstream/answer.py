@@ -10,7 +10,6 @@ moment; or, where its provider is configured so, read on for its usage, without 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Protocol
 
@@ -19,6 +18,7 @@ from penstock.gateway.exchange import Exchange
 from penstock.gateway.upstream.health import Admission
 from penstock.gateway.upstream.lanes import Lane
 from penstock.gateway.upstream.retries import Attempts
+from penstock.http.carrier import Signal
 from penstock.http.client import ClientConnection, HeaderList
 from penstock.providers.base import Call, Reader
 from penstock.types import Attempt, Target, milliseconds
@@ -54,7 +54,7 @@ class Answer:
     attempts: Attempts | None = None  # those before it, where there were any
     _connection: ClientConnection | None = None
     _detached: ClientConnection | None = None  # the rest is still to come by it, or was
-    _ended: asyncio.Future[None] | None = None
+    _ended: Signal | None = None
     _error_status = 0
     _left: tuple[Exchange, float] | None = None  # once its client has gone and it is read on
     _headers: HeaderList = []  # noqa: RUF012  # replaced, never changed
@@ -64,8 +64,8 @@ class Answer:
         self.target = target
         self.started = time.monotonic()
         self.reader = reader
-        self._entry = entry = lane.entry
-        self.outcome: asyncio.Future[None] = entry.pool.loop.create_future()  # commit point, or failure
+        self._entry = lane.entry
+        self.outcome = Signal()  # commit point, or failure
         self._lane: Lane | None = lane  # until it is told how this ended
         self._admission = admission
         self._output = output
@@ -84,7 +84,7 @@ class Answer:
     async def end(self) -> None:
         """Wait for the end of a committed answer; then either `tail` or `failure` is set."""
         if self._connection is not None:
-            self._ended = self._entry.pool.loop.create_future()
+            self._ended = Signal()
             await self._ended
 
     def abort(self) -> None:
@@ -163,7 +163,8 @@ class Answer:
             self._fail_unread()
             raise
         if self.reader.done:
-            self._finish()
+            if self._connection is not None:  # else it was given up as soon as it was committed
+                self._finish()
         elif self.reader.whole and self._connection is not None:
             self._connection.await_end(END_SECONDS)
 
@@ -206,8 +207,7 @@ class Answer:
         self._begin()
         self._output.commit(self, b"".join(self._held))
         self._held = []
-        if not self.outcome.done():
-            self.outcome.set_result(None)
+        self.outcome.give()
 
     def _begin(self) -> None:
         """The first event has come."""
@@ -262,10 +262,9 @@ class Answer:
         self.fail(self._malformed("gave an answer that could not be read"))
 
     def _settle(self) -> None:
-        if not self.outcome.done():
-            self.outcome.set_result(None)
-        if self._ended is not None and not self._ended.done():
-            self._ended.set_result(None)
+        self.outcome.give()
+        if self._ended is not None:
+            self._ended.give()
         if self._left is not None:
             exchange, waited = self._left
             self._left = None
