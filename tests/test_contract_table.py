@@ -30,7 +30,7 @@ SECTIONS = {
     "M": 6,
     "N": 8,
 }
-LATER = "KM"  # sections of what is not built yet: limits of keys, batches
+LATER = "M"  # the section of what is not built yet: batches
 IDS = [f"{section}{number:02}" for section, count in SECTIONS.items() for number in range(1, count + 1)]
 
 ROW = re.compile(r"^\| ([A-Z]\d\d) \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
