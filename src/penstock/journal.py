@@ -145,7 +145,28 @@ class Done(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     lined_ms: float = 0.0
 
 
-Entry = Begun | Ended | Done
+class Answered(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """The request has ended as nearly all do: its first attempt answered it with 200, and that is all there is to tell.
+
+    Tokens are those that were reported, as `source` says, which is empty where nothing was. `took_ms`: of the attempt;
+    the rest as of `Done`.
+    """
+
+    id: str
+    finish: str
+    source: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    heard: int
+    duration_ms: float
+    first_event_ms: float | None
+    took_ms: float
+
+
+End = Done | Answered
+Entry = Begun | Ended | End
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Entry).decode
@@ -223,6 +244,8 @@ def _cut(entry: Entry) -> Entry:
                 skipped=(),
                 code=_short(entry.code or "", 64) or None,
             )
+        case Answered():
+            return replace(entry, finish=_short(entry.finish, 64))
 
 
 def _short_try(one: Tried) -> Tried:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from penstock.control.ledger.rows import account
-from penstock.journal import Done, Ended, Entry, Reserved, Spent, Tried
+from penstock.journal import Answered, Done, Ended, Entry, Reserved, Spent, Tried
 from penstock.types import Claim, Settlement, Usage
 from support.journals import RESERVED, begun
 
@@ -70,6 +70,20 @@ def test_an_answer_that_nobody_saw_is_charged_what_was_reserved_and_a_stream_wha
     assert settlement == Settlement("lease_1", Claim(1, 1000, 5000), Claim(1, 1000, 5000))
     row, settlement = account([begun(reserved=RESERVED, stream=True)], left, price)
     assert (row.prompt_tokens, row.completion_tokens, row.cost_nanos) == (100, 0, 300)
+
+
+@pytest.mark.parametrize("usage", [REPORTED, None, Spent(4, 5, 0, 0, "estimated"), Spent(4, 5, 0, 0, "partial")])
+@pytest.mark.parametrize("reserved", [RESERVED, None])
+@pytest.mark.parametrize("fields", [{}, {"model": "unpriced", "user": "u\0", "safety_identifier": "s", "asked": "\0"}])
+def test_the_short_entry_of_an_answer_says_what_the_long_one_does(
+    usage: Spent | None, reserved: Reserved | None, fields: dict[str, Any]
+) -> None:
+    opened: list[Entry] = [begun(reserved=reserved, tags=("a",), **fields)]
+    long = done(usage=usage, model=fields.get("model", "gpt-5.4"))
+    tokens = (0, 0, 0, 0) if usage is None else (100, 50, 30, 20) if usage is REPORTED else (4, 5, 0, 0)
+    source = "" if usage is None else usage.source
+    short = Answered("req_1", "stop", source, *tokens, 7, 12.0, 3.0, 10.0)
+    assert account(opened, short, price) == account(opened, long, price)
 
 
 def test_without_a_reservation_nothing_is_settled() -> None:

@@ -13,7 +13,7 @@ from penstock.control.ledger.reading import segments
 from penstock.fake_upstream import Answer, Chunk, FakeUpstream, Tokens
 from penstock.gateway.exchange import Exchange
 from penstock.gateway.journal import Journal
-from penstock.journal import ENTRY_BYTES, Begun, Done, Ended, Spent, segment_path
+from penstock.journal import ENTRY_BYTES, Answered, Begun, Done, Ended, segment_path
 from penstock.providers.base import AnyRequest
 from penstock.types import Principal, Record, Target
 from penstock.wire.chat import decode_chat
@@ -52,14 +52,14 @@ def test_an_answer_is_two_entries_and_the_second_is_there_before_the_answer_ends
                 answered = await running.ask(chat(**body))
                 begun, done = written(prefix)
         assert isinstance(begun, Begun)
-        assert isinstance(done, Done)
+        assert isinstance(done, Answered)
         assert begun.id == done.id == answered.headers["x-request-id"]
         assert (begun.number, begun.provider, begun.asked, begun.key_id) == (0, "fake", "gpt-5.4", "key_alice")
         assert (begun.user, begun.safety_identifier, begun.tags) == ("u-1", "s-1", ())
         assert begun.prompt_bytes > 50
-        assert (done.status, done.ended, done.finish) == (200, "ok", "stop")
-        assert done.usage == Spent(7, 2, 3, 0, "reported")
-        assert [(one.provider, one.outcome) for one in done.attempts] == [("fake", "ok")]
+        assert (done.finish, done.source, done.first_event_ms) == ("stop", "reported", None)
+        assert (done.prompt_tokens, done.completion_tokens, done.cached_tokens) == (7, 2, 3)
+        assert 0 < done.took_ms <= done.duration_ms
 
     run(scenario())
 
@@ -78,7 +78,7 @@ def test_what_is_sent_is_in_the_journal_first_and_a_stream_ends_there_before_its
                 assert [type(entry) for entry in written(prefix)] == [Begun]
                 upstream.open("gate")
                 await client.read_until(b"[DONE]")
-                assert [type(entry) for entry in written(prefix)] == [Begun, Done]
+                assert [type(entry) for entry in written(prefix)] == [Begun, Answered]
 
     run(scenario())
 
@@ -212,7 +212,7 @@ def test_without_room_requests_are_refused_before_anything_is_sent_until_there_i
                 while answered.status == 200:
                     answered = await running.chat()
                 assert (answered.status, answered.error["code"]) == (503, "ledger_full")
-                assert len(upstream.seen) == sum(isinstance(one, Done) for one in written(prefix))
+                assert len(upstream.seen) == sum(isinstance(one, Answered) for one in written(prefix))
                 await until(lambda: complaints)
                 assert len(complaints) == 1
                 assert "49152 bytes wait to be stored" in complaints[0]

@@ -14,11 +14,10 @@ from penstock.journal import (
     MAGIC,
     SEGMENT_BYTES,
     START,
+    Answered,
     Begun,
-    Done,
     Entry,
     Reserved,
-    Spent,
     entries,
     framed,
     segment_path,
@@ -53,9 +52,9 @@ RESERVED = Reserved("lease_1", 1, 1000, 5000)
 SIZE = 3 * ENTRY_BYTES
 
 
-def ended(id: str) -> Done:
+def ended(id: str) -> Answered:
     """The end of a request that went well."""
-    return Done(id, 200, "ok", None, "stop", "fake", "gpt-5.4", Spent(10, 5, 0, 0, "reported"), 0, 9.0, None, 0, ())
+    return Answered(id, "stop", "reported", 10, 5, 0, 0, 0, 9.0, None, 8.0)
 
 
 class Writer:

@@ -28,6 +28,7 @@ from penstock.journal import (
     MAGIC,
     SEGMENT_BYTES,
     START,
+    Answered,
     Begun,
     Done,
     Ended,
@@ -165,27 +166,9 @@ class Journal:
     def done(self, exchange: Exchange, record: Record, heard: int) -> None:
         """The request has ended. `heard`: completion tokens that came, by a guess, where none were reported."""
         if exchange.begun:
-            first, usage = exchange.journaled, record.usage
+            lasting = len(record.attempts) != 1 or record.skipped or record.rescue or exchange.lined
             self._put(
-                Done(
-                    record.request_id,
-                    record.status,
-                    record.ended,
-                    record.code,
-                    exchange.finish,
-                    record.provider,
-                    record.model,
-                    Spent.of(usage) if usage is not None else None,
-                    heard,
-                    record.duration_ms,
-                    record.first_event_ms,
-                    first,
-                    tuple([Tried.of(one) for one in record.attempts[first:]]),
-                    skips(record.skipped) if record.skipped else (),
-                    record.stopped,
-                    record.rescue,
-                    milliseconds(exchange.lined) if exchange.lined else 0.0,
-                )
+                _full(exchange, record, heard) if lasting or record.ended != "ok" else _short(exchange, record, heard)
             )
         self._kept -= exchange.room
         exchange.room = 0
@@ -257,3 +240,48 @@ class Journal:
                 self._flushed = written
         except OSError as error:
             self._complain(f"the journal could not be brought to the disk: {error.strerror or error}")
+
+
+def _short(exchange: Exchange, record: Record, heard: int) -> Answered:
+    usage = record.usage
+    if usage is None:
+        source, prompt, completion, cached, reasoning = "", 0, 0, 0, 0
+    else:
+        source, prompt, completion = usage.source, usage.prompt_tokens, usage.completion_tokens
+        cached, reasoning = usage.cached_tokens, usage.reasoning_tokens
+    return Answered(
+        record.request_id,
+        exchange.finish,
+        source,
+        prompt,
+        completion,
+        cached,
+        reasoning,
+        heard,
+        record.duration_ms,
+        record.first_event_ms,
+        record.attempts[0].duration_ms,
+    )
+
+
+def _full(exchange: Exchange, record: Record, heard: int) -> Done:
+    first = exchange.journaled
+    return Done(
+        record.request_id,
+        record.status,
+        record.ended,
+        record.code,
+        exchange.finish,
+        record.provider,
+        record.model,
+        Spent.of(record.usage),
+        heard,
+        record.duration_ms,
+        record.first_event_ms,
+        first,
+        tuple([Tried.of(one) for one in record.attempts[first:]]),
+        skips(record.skipped),
+        record.stopped,
+        record.rescue,
+        milliseconds(exchange.lined),
+    )

@@ -23,8 +23,10 @@ from penstock.journal import (
     MAGIC,
     START,
     SUFFIX,
+    Answered,
     Begun,
     Done,
+    End,
     Entry,
     entries,
     framed,
@@ -34,6 +36,7 @@ from penstock.journal import (
 )
 
 CARRIED = ".open"
+_ENDS = Answered, Done
 
 _log = logging.getLogger("penstock.ledger")
 
@@ -43,7 +46,7 @@ class Closed(NamedTuple):
 
     position: int
     opened: list[Entry]
-    done: Done
+    done: End
 
 
 class Reading:
@@ -74,15 +77,17 @@ class Reading:
                 break
             assert self._map is not None
             taken, offset = entries(self._map, self._offset, most)
+            segment, open_ = self.number << 32, self.opened
             for end, entry in taken:
-                position = self.number << 32 | end
-                if until is not None and position > until:
+                if until is not None and segment | end > until:
                     return found
                 self._offset = end
-                if isinstance(entry, Done):
-                    opened = self.opened.pop(entry.id, None)
+                if isinstance(entry, _ENDS):
+                    opened = open_.pop(entry.id, None)
                     if opened is not None:
-                        found.append(Closed(position, opened, entry))
+                        found.append(Closed(segment | end, opened, entry))
+                elif isinstance(entry, Begun) and entry.id not in open_:
+                    open_[entry.id] = [entry]
                 else:
                     self._open(entry)
             most -= len(taken)
