@@ -30,8 +30,9 @@ import msgspec
 
 from penstock import link
 from penstock.config import Counting
-from penstock.errors import Headers, Overloaded
+from penstock.errors import Overloaded
 from penstock.gateway import limited
+from penstock.gateway.limited import Gauge
 from penstock.providers.base import AnyRequest
 from penstock.types import Claim, Principal, Target, Usage
 from penstock.wire.ceiling import ceiling
@@ -49,7 +50,6 @@ MOST_PRICES = 64  # of one slice
 
 _INFINITE = math.inf
 _TOO_MUCH = 1 << 62  # nano-dollars: what no slice has
-_EMPTY = Claim()
 _SLOT = Claim(slots=1)
 
 Send = Callable[[link.Message], object]
@@ -86,13 +86,14 @@ class _Slice:
     """What a key may use here now, all of one lease; and how it was used lately."""
 
     __slots__ = (
-        *("expires", "lease", "nanos", "prices", "requests", "rows", "scarce", "slot", "slots", "tokens"),
+        *("expires", "gauges", "lease", "nanos", "prices", "requests", "rows", "scarce", "slot", "slots", "tokens"),
         *("asked", "asking", "lasts", "used"),
     )
 
     def __init__(self) -> None:
         self.prices: dict[Labels, tuple[float, float]] = {}
         self.rows: tuple[link.Row, ...] = ()
+        self.gauges: tuple[Gauge | None, Gauge | None] = (None, None)
         self.asking = False  # a question for more is out
         self.asked = -_INFINITE  # when the last one was put
         self.used = 0  # requests since then
@@ -162,8 +163,7 @@ class Hold:
 
     def lines(self) -> bytes:
         """The header lines that tell what is left now."""
-        slice = self._slice
-        return b"".join(b"%b: %b\r\n" % line for line in self._admission.left(slice)) if slice.rows else b""
+        return self._admission.lines(self._slice)
 
 
 class _Question:
@@ -180,7 +180,7 @@ class _Question:
 
 
 class Admission:
-    """All slices of a worker. `send` puts a message on the link; `board`: see `limited.lines`."""
+    """All slices of a worker. `send` puts a message on the link; `board`: see `limited.Gauge`."""
 
     def __init__(
         self,
@@ -272,7 +272,7 @@ class Admission:
                 return await question.waiting
         except TimeoutError:
             self._abandon(ref, question)
-            raise limited.refusal(link.Uncounted(ref), ()) from None
+            raise limited.refusal(link.Uncounted(ref)) from None
         except asyncio.CancelledError:
             self._abandon(ref, question)
             raise
@@ -308,15 +308,15 @@ class Admission:
                 question.waiting.set_result(self._leased(question, message))
         elif question is not None and open_still:
             if isinstance(message, link.Denied):
-                question.slice.rows = message.rows
-            question.waiting.set_exception(limited.refusal(message, self.left(question.slice)))
+                self._show(question.slice, message.rows)
+            question.waiting.set_exception(limited.refusal(message, self.lines(question.slice)))
 
     def _leased(self, question: _Question, message: link.Leased) -> Hold | None:
         slice, now = question.slice, self._clock()
         if now > message.begin_by:
             self._return_all(message)
             return None
-        slice.rows = message.rows
+        self._show(slice, message.rows)
         if len(slice.prices) >= MOST_PRICES:
             slice.prices.clear()
         slice.prices[question.labels] = message.prices
@@ -432,13 +432,18 @@ class Admission:
             lengths = self._lengths[route] = Lengths(self._config.completion_tokens)
         return lengths
 
-    def left(self, slice: _Slice) -> Headers:
+    def lines(self, slice: _Slice) -> bytes:
         """The header lines that tell what is left to who has this slice."""
-        if not slice.rows or not self._board:
-            return ()
+        requests, tokens = slice.gauges
         now = self._clock()
-        spare = _whole((slice.requests, slice.tokens)) if now < slice.expires else _EMPTY
-        return limited.lines(slice.rows, self._board, (spare.requests, spare.tokens), now)
+        used_up = now >= slice.expires
+        told = b"" if requests is None else requests.lines(0 if used_up else slice.requests, now)
+        return told if tokens is None else told + tokens.lines(0 if used_up else slice.tokens, now)
+
+    def _show(self, slice: _Slice, rows: tuple[link.Row, ...]) -> None:
+        """These rows of the board tell what is left to who has this slice."""
+        if rows != slice.rows and self._board:
+            slice.rows, slice.gauges = rows, limited.gauges(rows, self._board)
 
 
 def _labels(targets: Sequence[Target]) -> Labels:

@@ -11,14 +11,16 @@ from penstock.errors import Headers, Overloaded, PermissionDenied, RateLimited, 
 from penstock.gateway.refusals import NO_RETRY
 from penstock.limits import METERS, NANOS
 
+FRESH = 0.1  # seconds for which the words of a reset are used
 SOON = ((b"Retry-After", b"1"),)
 OTHERS_END = 1.0  # seconds after which to try again, where it is a matter of when other requests end
 
 _WHOSE = {"key": "this key", "project": "the project of this key"}
 
 
-def refusal(message: link.Denied | link.Unpriced | link.Uncounted, headers: Headers) -> Refusal:
-    """The refusal that the parent's no becomes; `headers`: what is left of the limits."""
+def refusal(message: link.Denied | link.Unpriced | link.Uncounted, lines: bytes = b"") -> Refusal:
+    """The refusal that the parent's no becomes; `lines`: the header lines that tell what is left of the limits."""
+    headers = tuple((name, value) for name, _, value in (line.partition(b": ") for line in lines.splitlines()))
     match message:
         case link.Denied():
             return _denied(message, headers)
@@ -66,24 +68,50 @@ def _denied(message: link.Denied, headers: Headers) -> RateLimited:
     )
 
 
-def lines(rows: Sequence[link.Row], board: Sequence[int], spare: tuple[int, int], now: float) -> Headers:
-    """Of the limits on requests and on tokens that have least left: what the limit is, what is left and when all of it
-    will be. `board`: by row, what is left and, in milliseconds of the monotonic clock, when all will be; `spare`: the
-    requests and tokens besides that this worker holds."""
-    found = []
-    for name, tokens in ((b"requests", False), (b"tokens", True)):
-        best = None
-        for row in rows:
-            if row.tokens is tokens:
-                left = board[2 * row.row]
-                if best is None or left < best[0]:
-                    best = left, row.amount, board[2 * row.row + 1] / 1000 - now
-        if best is not None:
-            left = max(0, min(best[1], best[0] + spare[tokens]))
-            found.append((b"x-ratelimit-limit-" + name, b"%d" % best[1]))
-            found.append((b"x-ratelimit-remaining-" + name, b"%d" % left))
-            found.append((b"x-ratelimit-reset-" + name, duration(best[2])))
-    return tuple(found)
+class Gauge:
+    """The limits on one unit, and the header lines about the one of which least is left: how much it is, what is left
+    and when all of it will be.
+
+    `board`: by row, what is left and, in milliseconds of the monotonic clock, when all will be.
+    """
+
+    __slots__ = ("_board", "_rows", "_tail", "_unit", "_until", "_whole")
+
+    def __init__(self, unit: bytes, rows: Sequence[link.Row], board: Sequence[int]) -> None:
+        head = b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: "
+        self._unit = unit
+        self._rows = [(2 * row.row, row.amount, head % (unit, row.amount, unit)) for row in rows]
+        self._board = board
+        self._tail = b""
+        self._whole = -1
+        self._until = 0.0  # the tail may be used; one that was made earlier only says a later time
+
+    def lines(self, spare: float, now: float) -> bytes:
+        """`spare`: what this worker holds of that unit besides; not finite where it is not metered."""
+        board = self._board
+        best = self._rows[0]
+        left = board[best[0]]
+        if len(self._rows) > 1:
+            for row in self._rows:
+                if board[row[0]] < left:
+                    best, left = row, board[row[0]]
+        at, amount, head = best
+        if spare < amount:
+            left += int(spare)
+        whole = board[at + 1]
+        if whole != self._whole or now > self._until:
+            self._whole, self._until = whole, now + FRESH
+            self._tail = b"\r\nx-ratelimit-reset-%b: %b\r\n" % (self._unit, duration(whole / 1000 - now))
+        return b"%b%d%b" % (head, left if 0 < left < amount else 0 if left <= 0 else amount, self._tail)
+
+
+def gauges(rows: Sequence[link.Row], board: Sequence[int]) -> tuple[Gauge | None, Gauge | None]:
+    """Of requests and of tokens; None where no limit is on them."""
+    requests, tokens = [row for row in rows if not row.tokens], [row for row in rows if row.tokens]
+    return (
+        Gauge(b"requests", requests, board) if requests else None,
+        Gauge(b"tokens", tokens, board) if tokens else None,
+    )
 
 
 def duration(seconds: float) -> bytes:
