@@ -14,8 +14,10 @@ from penstock import link
 from penstock.errors import RateLimited
 from penstock.gateway.admission import Hold
 from penstock.limits import Limit
+from penstock.stores.valkey import ValkeySlices
 from penstock.types import Principal
 from support.limiting import KEY, Clock, Host
+from support.redis import redis_server
 
 A, B = KEY, msgspec.structs.replace(KEY, key_id="key_2")
 HEAVY = msgspec.structs.replace(B, weight=3.0)
@@ -200,5 +202,22 @@ def test_a_line_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    run(main())
+
+
+def test_a_slot_that_comes_free_on_another_host_is_found() -> None:
+    async def main() -> None:
+        with redis_server() as server:
+            stores = [ValkeySlices(server.url, 1.0, name) for name in ("a", "b")]
+            one, two = (host(project("concurrency", 1), store=store) for store in stores)
+            hold = await one.reserve()
+            tasks = await queue(two, [A, B])
+            assert waiting(two) == 2
+            hold.release()
+            (await tasks[0]).release()
+            await tasks[1]
+            for store in stores:
+                await store.close()
 
     run(main())
