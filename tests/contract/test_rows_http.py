@@ -207,7 +207,7 @@ def test_what_sdks_and_proxies_add_to_a_request_is_taken(caller: Caller) -> None
         "openai_organization": "org-x",
         "openai_project": "proj-x",
         "openai_beta": "assistants=v2",
-        "idempotency_key": "k",
+        "idempotency_key": caller.model,  # each model's own
         "accept": "application/json",
         "accept_encoding": "gzip, deflate",
         "x_client_request_id": "trace-7",

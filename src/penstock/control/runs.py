@@ -63,6 +63,7 @@ class IdempotentRuns:
         self._clock = clock
         self._monotonic = monotonic
         self._store: Runs | None = None
+        self._opened = asyncio.Event()
         self._claiming: dict[str, _Going] = {}  # by claim
         self._going: dict[bytes, _Going] = {}  # by the run's id
         self._finished: OrderedDict[bytes, _Finished] = OrderedDict()  # the longest unused first
@@ -88,6 +89,7 @@ class IdempotentRuns:
     async def run(self, store: Runs) -> None:
         """Renew leases, write ends that could not be written, forget, until cancelled."""
         self._store = store
+        self._opened.set()
         swept = self._monotonic()
         while True:
             await asyncio.sleep(RENEW)
@@ -151,10 +153,12 @@ class IdempotentRuns:
         return "replayed", finished.replay
 
     async def _claim_in_store(self, going: _Going) -> tuple[str, Replay | None]:
-        run, store = going.run, self._store
+        run = going.run
         try:
-            if store is None:
-                raise StoreUnavailable("it is not open yet")
+            if self._store is None:
+                await self._opened.wait()  # at the start it comes some tenths of a second after the workers
+            store = self._store
+            assert store is not None
             now = self._clock()
             verdict = await store.claim(run, now, now + LEASE)
         finally:
