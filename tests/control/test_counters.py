@@ -10,11 +10,15 @@ import msgspec
 import pytest
 
 from penstock import link
-from penstock.errors import Overloaded, PermissionDenied, RateLimited
+from penstock.config import Counting
+from penstock.control.counters import Policy
+from penstock.errors import Overloaded, PermissionDenied, RateLimited, Refusal
 from penstock.gateway.admission import Hold
 from penstock.limits import NANOS, Limit
+from penstock.stores.base import Asking, Outcome, StoreUnavailable
+from penstock.stores.slices import MemorySlices
 from penstock.types import Claim, Settlement, Usage
-from support.limiting import KEY, Host
+from support.limiting import KEY, Clock, Host
 
 OTHER = msgspec.structs.replace(KEY, key_id="key_2")
 
@@ -42,7 +46,7 @@ async def admitted(host: Host, most: int, worker: int = 0, **members: Any) -> li
     return holds
 
 
-def header(refusal: RateLimited, name: str) -> str:
+def header(refusal: Refusal, name: str) -> str:
     return dict(refusal.headers)[name.encode()].decode()
 
 
@@ -400,5 +404,78 @@ def test_what_a_request_gave_up_before_it_was_sent_is_free_at_once() -> None:
         holds[0].cancel()
         await asyncio.sleep(0)
         await host.reserve(1)
+
+    run(main())
+
+
+def test_an_operator_says_what_an_answer_has_while_nobody_knows() -> None:
+    async def main() -> None:
+        host = Host([on_key("tpm", 1_000_000)])
+        host.links[0].admission.follow(Counting(completion_tokens=33))
+        hold = await host.reserve(max_tokens=None)
+        assert 33 < hold.claim.tokens < 33 + 40
+
+    run(main())
+
+
+class Faltering(MemorySlices):
+    """Counters that can be away."""
+
+    def lease(self, asking: Asking) -> Outcome:
+        if not self.up:
+            raise StoreUnavailable("it is away")
+        return super().lease(asking)
+
+
+MONEY = on_key("usd_per_day", NANOS)
+
+
+@pytest.mark.parametrize(
+    ("limits", "policy", "passes"),
+    [
+        ([on_key("rpm", 1)], Policy(), True),
+        ([on_key("rpm", 1), on_key("concurrency", 1)], Policy(rates_fail_open=False), False),
+        ([MONEY], Policy(), False),
+        ([on_key("rpm", 1), MONEY], Policy(), False),
+        ([MONEY], Policy(budgets_fail_open=True), True),
+        ([on_key("rpm", 1, fails_open=False)], Policy(), False),
+        ([on_key("usd_per_day", NANOS, fails_open=True)], Policy(), True),
+        ([on_key("usd_per_day", NANOS, shadow=True)], Policy(), True),
+    ],
+)
+def test_while_nobody_can_count_each_limit_is_open_or_closed_as_declared(
+    limits: list[Limit], policy: Policy, passes: bool
+) -> None:
+    async def main() -> None:
+        clock = Clock()
+        store = Faltering(clock, clock.wall)
+        host = Host(limits, store=store, clock=clock)
+        host.counters.policy = policy
+        store.up = False
+        if not passes:
+            with pytest.raises(Overloaded) as refused:
+                await host.reserve()
+            assert (refused.value.status, header(refused.value, "Retry-After")) == (503, "1")
+            return
+        for _ in range(5):
+            (await host.reserve()).release()
+        opened = {one.labels: one.value for one in host.counters.series() if one.name == "penstock_limits_open_total"}
+        assert opened == {(limit.meter,): 5 for limit in limits}
+
+    run(main())
+
+
+def test_what_passed_uncounted_is_counted_when_it_is_settled() -> None:
+    async def main() -> None:
+        clock = Clock()
+        store = Faltering(clock, clock.wall)
+        host = Host([on_key("tpm", 1000)], store=store, clock=clock)
+        await host.reserve(max_tokens=100)
+        store.up = False
+        hold = await host.reserve(max_tokens=5000)
+        store.up = True
+        host.counters.settle([Settlement(hold.lease, hold.claim, Claim(1, 850))])
+        with pytest.raises(RateLimited):
+            await host.reserve(max_tokens=100)
 
     run(main())

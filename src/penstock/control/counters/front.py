@@ -245,7 +245,11 @@ class Counters:
         more, ahead = (question.asked.more, NOTHING) if before is None else (0, before[0])
         asking = Asking(question.ruling.bounds, question.claim, more, self._workers, ahead)
         at = self._clock()
-        outcome = self._store.lease(asking)
+        try:
+            outcome = self._store.lease(asking)
+        except StoreUnavailable:
+            self._uncounted(question)
+            return
         if isinstance(outcome, Granted | Refused | Unknown):
             self._conclude(question, outcome, at)
         else:
