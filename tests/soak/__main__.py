@@ -6,13 +6,14 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from soak import hangups, kills, ledger, minute, model
+from soak import hangups, kills, ledger, minute, model, outages
 
 SCENARIOS: dict[str, Callable[[Sequence[str]], int]] = {
     "model": model.main,
     "hangups": hangups.main,
     "minute": minute.main,
     "kills": kills.main,
+    "outages": outages.main,
     "ledger": ledger.main,
 }
 

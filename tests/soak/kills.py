@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import functools
 import os
 import random
 import signal
@@ -49,6 +48,37 @@ targets = [{{ provider = "fake" }}]
 BETWEEN = (20, 120)  # requests that the upstream sees from one kill to the next
 
 
+class Load:
+    """Clients that ask one thing after the other, until they are told to stop or there is nobody to ask.
+
+    `pause`: seconds between one answer and the next request.
+    """
+
+    def __init__(self, draw: random.Random, pause: float = 0.0) -> None:
+        self._draw = draw
+        self._pause = pause
+        self.asked = 0
+        self.stopping = False
+        self.got: dict[str, Got] = {}  # by the request's marker
+
+    async def ask_on(self, served: Served) -> None:
+        """One client, on a new connection where the one before has broken."""
+        port = int(served.url.rpartition(":")[2])
+        caller = None
+        while not self.stopping:
+            if caller is None or not caller.open:
+                try:
+                    _, caller = await asyncio.get_running_loop().create_connection(Caller, "127.0.0.1", port)
+                except OSError:
+                    return
+            self.asked += 1
+            wish = Wish(f"k-{self.asked:07d}", "gpt-5.4", stream=self._draw.random() < 0.5)
+            self.got[wish.marker] = await caller.ask(wish, served.key)
+            await asyncio.sleep(self._pause)
+        if caller is not None:
+            await caller.gone()
+
+
 class Kills:
     """One run: `count` kills of `workers`, under so many clients."""
 
@@ -57,43 +87,28 @@ class Kills:
     ) -> None:
         self._served = served
         self._upstream = upstream
-        self._port = int(served.url.rpartition(":")[2])
         self._draw = draw
         self._tell = tell
-        self._asked = 0
-        self._stopping = False
-        self.got: dict[str, Got] = {}  # by the request's marker
+        self.load = Load(draw)
 
     async def run(self, count: int, clients: int) -> None:
         """Kill so often; then let the answers in progress end."""
         async with asyncio.TaskGroup() as group:
             for _ in range(clients):
-                group.create_task(self._ask_on())
+                group.create_task(self.load.ask_on(self._served))
             for number in range(count):
-                seen = self._upstream.requests_seen + self._draw.randint(*BETWEEN)
-                await self._upstream.wait_for(functools.partial(self._has_seen, seen), 60.0)
+                await seen_more(self._upstream, self._draw.randint(*BETWEEN))
                 victim = self._draw.choice(workers_of(self._served.pid))
                 os.kill(victim, signal.SIGKILL)
                 if number % 10 == 9:
-                    self._tell(f"{number + 1} kills, {self._asked} requests")
-            self._stopping = True
+                    self._tell(f"{number + 1} kills, {self.load.asked} requests")
+            self.load.stopping = True
 
-    def _has_seen(self, count: int) -> bool:
-        return self._upstream.requests_seen >= count
 
-    async def _ask_on(self) -> None:
-        """One client: asks one thing after the other, on a new connection where the one before has broken."""
-        caller = None
-        while not self._stopping:
-            if caller is None or not caller.open:
-                _, caller = await asyncio.get_running_loop().create_connection(Caller, "127.0.0.1", self._port)
-            self._asked += 1
-            marker = f"k-{self._asked:07d}"
-            self.got[marker] = await caller.ask(
-                Wish(marker, "gpt-5.4", stream=self._draw.random() < 0.5), self._served.key
-            )
-        if caller is not None:
-            await caller.gone()
+async def seen_more(upstream: FakeUpstream, count: int) -> None:
+    """Wait until the upstream has seen so many further requests."""
+    enough = upstream.requests_seen + count
+    await upstream.wait_for(lambda: upstream.requests_seen >= enough, 60.0)
 
 
 def workers_of(pid: int) -> list[int]:
@@ -118,8 +133,9 @@ def answer(seen: Seen) -> Answer:
     return Answer(chunks=("One ", Chunk(text="two ", wait=0.01), Chunk(text="three.", wait=0.01)), usage=usage)
 
 
-async def ledger_of(data_dir: Path) -> list[RequestRow]:
-    stores = await open_stores("sqlite", data_dir)
+async def ledger_of(store: str, data_dir: Path) -> list[RequestRow]:
+    """Every row."""
+    stores = await open_stores(store, data_dir)
     try:
         return [row async for row in stores.ledger.rows(RowQuery())]
     finally:
@@ -189,9 +205,9 @@ def kills(count: int, workers: int, clients: int, seed: int, tell: Callable[[str
                 run = Kills(served, upstream, random.Random(seed), tell)
                 await run.run(count, clients)
                 await asyncio.to_thread(served.stop)
-                rows = await ledger_of(served.data_dir)
+                rows = await ledger_of("sqlite", served.data_dir)
                 left = sorted(str(path) for path in (served.data_dir / "journal").rglob("*"))
-                figures, wrong = compare(rows, upstream.seen, run.got, clients, count)
+                figures, wrong = compare(rows, upstream.seen, run.load.got, clients, count)
                 if left:
                     wrong.append(f"journals were left: {left}")
                 return Outcome(figures, tuple(wrong), seed)
