@@ -284,6 +284,58 @@ def test_a_store_that_cannot_answer_is_asked_again_and_does_not_count_against_th
     run(main())
 
 
+def test_a_head_that_comes_again_on_its_connection_is_worth_no_more_than_its_key() -> None:
+    async def test(upstream: FakeUpstream, running: support.Running) -> None:
+        async with running.client() as client:
+
+            async def ask() -> int:
+                await client.send(chat())
+                return (await read_answer(client)).status
+
+            assert [await ask() for _ in range(4)] == [200] * 4
+            running.auth.forget()
+            assert [await ask() for _ in range(3)] == [200] * 3
+            assert len(running.keys.lookups) == 2
+            records = await running.recorder.wait(7)
+            assert {(one.key_id, one.client, one.client_request_id) for one in records} == {
+                ("key_alice", "127.0.0.1", None)
+            }
+            del running.keys.principals[KEY]
+            running.auth.forget()
+            assert await ask() == 401
+
+    with_gateway(test)
+
+
+def test_a_key_that_expires_between_two_requests_of_one_connection_is_refused() -> None:
+    async def main() -> None:
+        now = Clock()
+        mortal = Principal("key_mortal", "mortal", expires_at=now.now + 10)
+        async with FakeUpstream() as upstream, gateway(upstream.base_url, keys={KEY: mortal}) as running:
+            running.auth._wall_clock = now
+            async with running.client() as client:
+                for status in (200, 200, 200, 401):
+                    now.now += 10 if status == 401 else 0
+                    await client.send(chat())
+                    assert (await read_answer(client)).status == status
+
+    run(main())
+
+
+def test_a_head_that_comes_again_is_read_again_once_other_proxies_are_trusted() -> None:
+    async def test(upstream: FakeUpstream, running: support.Running) -> None:
+        async with running.client() as client:
+            for number in range(5):
+                if number in (2, 4):
+                    running.api.trust(("127.0.0.1",) if number == 2 else ())
+                await client.send(chat().replace(b"\r\n\r\n", b"\r\nx-forwarded-for: 192.0.2.9\r\n\r\n"))
+                assert (await read_answer(client)).status == 200
+        records = await running.recorder.wait(5)
+        assert [one.client for one in records] == ["127.0.0.1"] * 2 + ["192.0.2.9"] * 2 + ["127.0.0.1"]
+
+    with_gateway(test)
+
+
 # -- throttling
 
 

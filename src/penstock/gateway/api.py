@@ -45,6 +45,8 @@ from penstock.wire.chat import decode_chat
 from penstock.wire.envelope import envelope
 from penstock.wire.neighbours import DECODERS, Endpoint
 
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 MODELS = b"/v1/models/"
 CHAT = "chat.completions"  # as records and keys name it
 PROBES = frozenset((b"/health", b"/ready"))  # probes: no key, no record
@@ -59,6 +61,16 @@ class Kept(NamedTuple):
 
     stored: Stored
     runs: Idempotency
+
+
+class _Caller(msgspec.Struct, frozen=True, gc=False):
+    """What was found of a head, in an epoch of keys and with certain proxies: it holds for one that is the same."""
+
+    epoch: int
+    proxies: tuple[_Network, ...]
+    client: str
+    client_request_id: str | None
+    principal: Principal
 
 
 class Api:
@@ -102,6 +114,13 @@ class Api:
 
     def admit(self, request: Request) -> Awaitable[object] | None:
         exchange = self._ids.open(request)
+        known = request.known
+        if isinstance(known, _Caller) and known.epoch == self.auth.epoch and known.proxies is self._proxies:
+            if known.principal.expires_at is not None:
+                self.auth.check_expiry(known.principal.expires_at)
+            exchange.client, exchange.client_request_id = known.client, known.client_request_id
+            exchange.principal = known.principal
+            return None
         exchange.client = request.peer if not self._proxies else self._client(request)
         methods = self._route(request.path)
         if request.method not in methods:
@@ -121,6 +140,9 @@ class Api:
         principal = self.auth.identify(fields.get(b"authorization"), exchange.client)
         if isinstance(principal, Principal):
             exchange.principal = principal
+            request.known = _Caller(
+                self.auth.epoch, self._proxies, exchange.client, exchange.client_request_id, principal
+            )
             return None
         identified = asyncio.ensure_future(principal)
         identified.add_done_callback(functools.partial(_admit, exchange))  # before the edge learns of it

@@ -35,7 +35,8 @@ _CHALLENGE = ((b"WWW-Authenticate", b"Bearer"),)
 class Auth:
     """Keys as one worker knows them. `on_failure` is told why: missing, malformed, unknown, expired or throttled.
 
-    `expiring`: whether a key is cached that will expire.
+    `expiring`: whether a key is cached that will expire. `epoch`: how often keys changed; what was found of a key in
+    this one holds to its end, but for its expiry.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Auth:
         self.expiring = False
         self._cache: dict[bytes, tuple[bytes, Principal | None]] = {}
         self._once_known: set[bytes] = set()  # digests of keys that were good before keys changed
-        self._epoch = 0
+        self.epoch = 0
         self._failures: dict[str, tuple[float, int]] = {}  # address -> start of its window, failures in it
 
     def forget(self) -> None:
@@ -63,7 +64,7 @@ class Auth:
             self._once_known.clear()
         self._once_known.update(digest for digest, (_, principal) in self._cache.items() if principal is not None)
         self._cache.clear()
-        self._epoch += 1
+        self.epoch += 1
 
     def identify(self, authorization: bytes | None, address: str) -> Principal | Awaitable[Principal]:
         """Whose key it is; awaitable where the parent must be asked. Either way raises AuthenticationFailed,
@@ -79,7 +80,7 @@ class Auth:
         if principal is None or not hmac.compare_digest(known, digest):
             raise self._unknown(token, address)
         if principal.expires_at is not None:
-            self._check_expiry(principal.expires_at)
+            self.check_expiry(principal.expires_at)
         return principal
 
     async def works(self, authorization: bytes) -> bool | None:
@@ -91,7 +92,8 @@ class Auth:
         answer = await self._look_up(digest)
         return answer.principal is not None if answer.available else None
 
-    def _check_expiry(self, expires_at: float) -> None:
+    def check_expiry(self, expires_at: float) -> None:
+        """Raises AuthenticationFailed once that moment, in Unix seconds, has come."""
         if expires_at <= self._wall_clock():
             self._on_failure("expired")
             raise AuthenticationFailed(
@@ -124,14 +126,14 @@ class Auth:
         if answer.principal is None:
             raise self._unknown(token, address)
         if answer.principal.expires_at is not None:
-            self._check_expiry(answer.principal.expires_at)
+            self.check_expiry(answer.principal.expires_at)
         return answer.principal
 
     async def _look_up(self, digest: bytes) -> KeyAnswer:
         """The parent's answer, which is kept unless keys changed meanwhile."""
-        epoch = self._epoch
+        epoch = self.epoch
         answer = await self._lookup(digest)
-        if answer.available and epoch == self._epoch:
+        if answer.available and epoch == self.epoch:
             if len(self._cache) >= MAX_CACHED:
                 self._cache.clear()
             self._cache[digest] = (digest, answer.principal)

@@ -33,6 +33,7 @@ from penstock.config import Limits
 from penstock.errors import HeadTooLarge, InvalidRequest, Refusal, RequestTimeout
 from penstock.http import rules
 from penstock.http.carrier import Carrier
+from penstock.http.repeats import Repeats
 from penstock.http.request import Request
 
 PIPELINE_BYTES = 64 * 1024
@@ -96,6 +97,7 @@ class Connection:
         "pipelined",
         "queue",
         "receiving",
+        "repeats",
         "transport",
         "unsent",
         "unwritable",
@@ -123,6 +125,7 @@ class Connection:
         self.decompress: zlib._Decompress | None = None
         self.closing = False  # nothing more is read: what arrives is discarded
         self.peer = ""
+        self.repeats = Repeats()
         self.phase = _HEAD
         self.deadline = edge.now + self.limits.header_timeout
 
@@ -178,18 +181,35 @@ class Connection:
     def data_received(self, data: bytes) -> None:
         if self.closing:
             return
-        size = len(data)
-        piece = self.limits.head_bytes
-        if size > piece:  # by pieces, so that framing is judged before all of it is taken
-            for start in range(0, size, piece):
-                self.data_received(data[start : start + piece])
-            return
-        self.framing += size
-        if self.active is not None or self.queue:
-            self.pipelined += size
-            if self.pipelined > PIPELINE_BYTES:
+        alone = not (self.framing or self.active or self.queue)
+        body = self.repeats.body(data) if alone else None
+        if body is None or not self._repeat(body):
+            if len(data) > self.limits.head_bytes:  # by pieces, so that framing is judged before all of it is taken
+                self._take_apart(data)
+                return
+            if self._is_flooded(len(data)):
                 self.transport.abort()
                 return
+            self._parse(data, alone)
+        if self.active is None:
+            self._advance()
+            if self.queue and not self.pipelined:
+                self.pipelined = sum(waiting.weight() for waiting in self.queue)
+
+    def _take_apart(self, data: bytes) -> None:
+        piece = self.limits.head_bytes
+        for start in range(0, len(data), piece):
+            self.data_received(data[start : start + piece])
+
+    def _is_flooded(self, size: int) -> bool:
+        """Whether with so many bytes more there is too much behind what is being answered."""
+        if self.active is not None or self.queue:
+            self.pipelined += size
+        return self.pipelined > PIPELINE_BYTES
+
+    def _parse(self, data: bytes, alone: bool) -> None:
+        """Have the parser read; `alone`: nothing is in hand, so that this may be one whole request and no more."""
+        self.framing += len(data)
         upgrade: httptools.HttpParserUpgrade | None = None
         try:
             self.parser.feed_data(data)
@@ -199,12 +219,33 @@ class Connection:
             self._parser_failed(error)
         if upgrade is not None:  # not above: the context of an error that is raised there would not be its cause
             self._ignore_upgrade(data, upgrade)
-        elif self.framing > piece and not self.closing:
+        elif self.framing > self.limits.head_bytes and not self.closing:
             self._check_framing()
-        if self.active is None:
-            self._advance()
-            if self.queue and not self.pipelined:
-                self.pipelined = sum(waiting.weight() for waiting in self.queue)
+        elif alone and not self.framing and not self.closing and len(self.queue) == 1:
+            self.repeats.remember(data, self.queue[0])
+
+    def _repeat(self, body: bytes) -> bool:
+        """Take a whole request that has the head of the one before; False where that must be judged again."""
+        edge, size = self.edge, len(body)
+        edge.buffered += size
+        if edge.draining or size > self.limits.body_bytes or edge.buffered > self.limits.buffered_bytes:
+            edge.buffered -= size
+            return False
+        repeats = self.repeats
+        self.fields = repeats.fields
+        self.receiving = request = Request(self, repeats.method, repeats.path, repeats.query)
+        request.known = repeats.known
+        self.body_size = size
+        try:
+            self._admit(request)
+        except Refusal as refusal:
+            self._refuse(refusal)
+        else:
+            repeats.known = request.known
+            self.receiving = None
+            request.body = body
+            self.queue.append(request)
+        return True
 
     # -- the parser's callbacks
 
@@ -236,11 +277,8 @@ class Connection:
         self._check_head(request)
         if self.edge.draining:
             raise rules.overloaded(rules.SHUTTING_DOWN)
-        admission = self.edge.app.admit(request)
-        if admission is not None:
-            request.pending = asyncio.ensure_future(admission)
-            request.pending.add_done_callback(lambda done: self._admitted(request, done))
-        elif request.expects_continue:
+        self._admit(request)
+        if request.pending is None and request.expects_continue:
             self._continue(request)
 
     def on_body(self, data: bytes) -> None:
@@ -328,6 +366,12 @@ class Connection:
             self._refuse(InvalidRequest(f"This is not a valid HTTP/1.1 request: {error}."))
 
     # -- answering, in order
+
+    def _admit(self, request: Request) -> None:
+        admission = self.edge.app.admit(request)
+        if admission is not None:
+            request.pending = asyncio.ensure_future(admission)
+            request.pending.add_done_callback(lambda done: self._admitted(request, done))
 
     def _admitted(self, request: Request, done: asyncio.Future[object]) -> None:
         if request.pending is not done:

@@ -43,7 +43,8 @@ class Request:
     """One request and the means to answer it.
 
     `headers`: lower-case names, repeated fields joined by ", ". `peer`: the address of the other end of the
-    connection, "" on a unix socket. `context` belongs to the app.
+    connection, "" on a unix socket. `context` belongs to the app, and so does `known`: what it found of the head, which
+    the next request on the connection is handed if its head is the same, but for its Content-Length.
     """
 
     # Defaults stand on the class: most requests never change most of them, and setting them costs more than parsing.
@@ -55,6 +56,7 @@ class Request:
     http_1_0 = False
     hung_up = False
     keep_alive = True
+    known: object = None
     pending: asyncio.Future[object] | None = None
     refusal: Refusal | None = None
     started = False
