@@ -6,12 +6,13 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from soak import hangups, kills, ledger, minute, model, outages
+from soak import hangups, hosts, kills, ledger, minute, model, outages
 
 SCENARIOS: dict[str, Callable[[Sequence[str]], int]] = {
     "model": model.main,
     "hangups": hangups.main,
     "minute": minute.main,
+    "hosts": hosts.main,
     "kills": kills.main,
     "outages": outages.main,
     "ledger": ledger.main,

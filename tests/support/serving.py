@@ -52,20 +52,7 @@ class Served:
 
         /health answers as soon as the edge does, /ready once a target can answer, such as a local engine.
         """
-        deadline = time.monotonic() + START
-        seen = "no connection"
-        with httpx.Client(trust_env=False, timeout=5.0) as client:
-            while time.monotonic() < deadline:
-                assert self.process.poll() is None, f"penstock serve ended: {self.process.returncode}\n{self.output}"
-                try:
-                    response = client.get(f"{self.url}{path}")
-                    if response.status_code == 200:
-                        return
-                    seen = response.text
-                except httpx.TransportError as error:
-                    seen = repr(error)
-                time.sleep(0.02)  # nothing tells when a port begins to listen
-        raise AssertionError(f"{path} was not answered 200 within {START} s, but: {seen}\n{self.output}")
+        until_answered(f"{self.url}{path}", self.process, self._log)
 
     def stop(self) -> None:
         """SIGTERM, as a supervisor does; it must end by itself, with status 0."""
@@ -75,6 +62,26 @@ class Served:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"penstock serve did not end within {STOP} s of SIGTERM\n{self.output}") from None
         assert status == 0, f"penstock serve ended with {status}\n{self.output}"
+
+
+def until_answered(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Poll a GET of `url` until it answers 200; raises AssertionError with the log if it does not, or if that ends."""
+    deadline = time.monotonic() + START
+    seen = "no connection"
+    with httpx.Client(trust_env=False, timeout=5.0) as client:
+        while time.monotonic() < deadline:
+            output = log.read_text("utf-8", "replace")
+            assert process.poll() is None, f"penstock serve ended: {process.returncode}\n{output}"
+            try:
+                response = client.get(url)
+                if response.status_code == 200:
+                    return
+                seen = response.text
+            except httpx.TransportError as error:
+                seen = repr(error)
+            time.sleep(0.02)  # nothing tells when a port begins to listen
+    output = log.read_text("utf-8", "replace")
+    raise AssertionError(f"{url} was not answered 200 within {START} s, but: {seen}\n{output}")
 
 
 def free_ports(count: int) -> list[int]:
