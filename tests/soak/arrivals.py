@@ -24,10 +24,10 @@ class Arrivals:
         self._process = process
         self.base_url = base_url
 
-    def stop(self) -> list[float]:
-        """End it; when requests arrived, in seconds of the monotonic clock, in order."""
+    def stop(self) -> dict[str, float]:
+        """End it; when each request arrived, by its marker, in seconds of the monotonic clock."""
         times, _ = self._process.communicate()
-        return sorted(json.loads(times))
+        return dict(json.loads(times))
 
 
 @contextmanager
@@ -43,10 +43,10 @@ def arrivals(listen: str, prefix: Sequence[str] = ()) -> Iterator[Arrivals]:
 
 
 async def _serve(listen: str) -> None:
-    times: list[float] = []
+    times: dict[str, float] = {}
 
     def answer(seen: Seen) -> Answer:
-        times.append(seen.started_at)
+        times[str(seen.json()["user"])] = seen.started_at
         return Answer(content="Yes.")
 
     loop = asyncio.get_running_loop()

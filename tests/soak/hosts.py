@@ -77,7 +77,7 @@ def hosts(demand: Demand, tell: Callable[[str], None]) -> Outcome:
                 running.enter_context(gateway(at, home, config))
             crowd = Crowd([(at.address, PORT) for at in places], key, seed=1)
             uvloop.run(crowd.run(demand, tell))
-        figures, wrong = judged(upstream.stop(), crowd.answered, demand)
+        figures, wrong = judged(upstream.stop(), crowd, demand)
     return Outcome(figures, tuple(wrong))
 
 

@@ -78,7 +78,7 @@ class History:
         drawn = [self._a_limit() for _ in range(self.draw.choice((1, 1, 2, 3, 5)))]
         limits = tuple({limit.id: limit for limit in drawn}.values())
         max_wait = self.draw.choice((0.0, 0.0, 0.05, 2.0))
-        self.world = World(limits, max_wait, self.draw.choice((1, WORKERS)), clock)
+        self.world = World(limits, max_wait, self.draw.choice((1, WORKERS)), clock, self.draw)
         self.oracle = self.world.oracle
         self.asking: list[Asking] = []
         self.running: list[Running] = []

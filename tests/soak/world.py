@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+from collections.abc import Awaitable
 from typing import Any, cast
 
 from penstock import link
@@ -12,6 +15,7 @@ from soak.oracle import Oracle
 from support.limiting import Clock, Host, Link
 
 WORKERS = 3
+LOOK_UP = 0.002  # seconds
 PRICES = {"gpt-one": (10.0, 40.0), "gpt-two": (1.0, 5.0), "other": (0.0, 2.5)}
 
 
@@ -45,12 +49,15 @@ class World(Host):
 
     links: list[Way]  # type: ignore[assignment]
 
-    def __init__(self, limits: tuple[Limit, ...], max_wait: float, sharers: int, clock: Clock) -> None:
+    def __init__(
+        self, limits: tuple[Limit, ...], max_wait: float, sharers: int, clock: Clock, draw: random.Random
+    ) -> None:
         super().__init__(limits, 0, held=True, max_wait=max_wait, clock=clock)
+        self._draw = draw
         self.oracle = Oracle(clock.unix - clock.now)
         self.last_denied: link.Denied | None = None
         self._of: dict[tuple[str, str], tuple[Limit, ...]] = {}
-        sources = Sources(self.limits_of, lambda provider, model: PRICES.get(model), None, clock.wall)
+        sources = Sources(self._find, lambda provider, model: PRICES.get(model), None, clock.wall)
         self.counters = Counters(self.store, sources, self._tell, self.board, mark="m-", workers=sharers, clock=clock)
         self.links = [Way(self, number) for number in range(WORKERS)]
 
@@ -61,6 +68,11 @@ class World(Host):
             found = tuple(limit for limit in self.limits if (limit.scope, limit.scope_id) in scopes)
             self._of[key_id, project_id] = found
         return found
+
+    def _find(self, key_id: str, project_id: str) -> tuple[Limit, ...] | Awaitable[tuple[Limit, ...]]:
+        """The same, now and then of a store that takes a moment."""
+        found = self.limits_of(key_id, project_id)
+        return found if self._draw.random() < 0.9 else asyncio.sleep(LOOK_UP, found)
 
     def edit(self, limits: tuple[Limit, ...]) -> None:
         self.limits = limits
