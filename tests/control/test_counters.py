@@ -11,7 +11,7 @@ import pytest
 
 from penstock import link
 from penstock.config import Counting
-from penstock.control.counters import Policy
+from penstock.control.counters import Counters, Policy, Sources
 from penstock.errors import Overloaded, PermissionDenied, RateLimited, Refusal
 from penstock.gateway.admission import Hold
 from penstock.limits import NANOS, Limit
@@ -477,5 +477,34 @@ def test_what_passed_uncounted_is_counted_when_it_is_settled() -> None:
         host.counters.settle([Settlement(hold.lease, hold.claim, Claim(1, 850))])
         with pytest.raises(RateLimited):
             await host.reserve(max_tokens=100)
+
+    run(main())
+
+
+def test_a_question_of_a_worker_that_ended_does_not_answer_that_of_its_successor() -> None:
+    async def main() -> None:
+        host = Host([on_key("concurrency", 1)], held=True)
+        found: list[asyncio.Future[tuple[Limit, ...]]] = []
+
+        def finding(key_id: str, project_id: str) -> asyncio.Future[tuple[Limit, ...]]:
+            found.append(asyncio.get_running_loop().create_future())
+            return found[-1]
+
+        sources = Sources(finding, lambda provider, model: None, None, host.clock.wall)
+        host.counters = Counters(host.store, sources, host._tell, host.board, mark="m-", clock=host.clock)
+        lost = asyncio.ensure_future(host.reserve())
+        await asyncio.sleep(0)
+        host.pump()
+        host.crash(0)
+        staying = asyncio.ensure_future(host.reserve())
+        await asyncio.sleep(0)
+        host.pump()
+        for limits in found:  # that of the first comes, when the second's question has its number
+            limits.set_result(host.limits)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        host.pump()
+        await staying
+        lost.cancel()
 
     run(main())

@@ -23,8 +23,8 @@ from penstock.limits import METERS, Limit
 from penstock.stores.slices import Times
 from penstock.types import Claim, Settlement, Target, Usage
 from soak.oracle import BUCKETS, Admitted, Broken, period_of
-from soak.world import WORKERS, Way, World, holds
-from support.limiting import Clock, asked
+from soak.world import WORKERS, OneClock, Way, World, holds
+from support.limiting import asked
 
 STEPS = 70
 KEYS = (("key_a", "prj"), ("key_b", "prj"), ("key_c", ""))
@@ -69,7 +69,7 @@ class Running:
 class History:
     """One history, as its seed has it. `told`: its steps so far."""
 
-    def __init__(self, seed: int, clock: Clock) -> None:
+    def __init__(self, seed: int, clock: OneClock) -> None:
         self.draw = random.Random(seed)
         self.clock = clock
         self.told: list[tuple[object, ...]] = []
@@ -346,7 +346,7 @@ class History:
         how = self.draw.random()
         if self.asking or how < 0.3:
             await self._calm()
-        elif how < 0.7:
+        elif how < 0.7 or not all(way.returns_at_most for way in self.world.links):
             await self._deliver_all()
         else:
             self._late = True
@@ -521,7 +521,7 @@ def _with(limit: Limit, amount: int, shadow: bool) -> Limit:
 class _Loop(asyncio.SelectorEventLoop):
     """Timers go by the history's clock."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: OneClock) -> None:
         self._history = clock
         super().__init__()
 
@@ -531,8 +531,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 def live(seed: int) -> History:
     """Live one history to its end. Raises Broken, with the steps that led to it."""
-    clock = Clock()
-    clock.unix = random.Random(-seed).choice(STARTS)
+    clock = OneClock(random.Random(-seed).choice(STARTS))
     with asyncio.Runner(loop_factory=lambda: _Loop(clock)) as runner:
         history = History(seed, clock)
         try:

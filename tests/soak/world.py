@@ -19,12 +19,30 @@ LOOK_UP = 0.002  # seconds
 PRICES = {"gpt-one": (10.0, 40.0), "gpt-two": (1.0, 5.0), "other": (0.0, 2.5)}
 
 
+class OneClock(Clock):
+    """Unix seconds are the steady ones and something, to the last bit."""
+
+    def __init__(self, unix: float) -> None:
+        super().__init__()
+        self.epoch = unix - self.now
+        self.move(0.0)
+
+    def move(self, seconds: float) -> None:
+        self.now += seconds
+        self.unix = self.now + self.epoch
+
+
 class Way(Link):
     """A worker's link, of which the oracle sees what passes."""
 
     def __init__(self, world: World, number: int) -> None:
         self.world = world
         super().__init__(world, number)
+
+    @property
+    def returns_at_most(self) -> bool:
+        """Whether nothing is on its way but what goes back."""
+        return not self.down and all(isinstance(message, link.Returned) for message in self.up)
 
     def deliver_up(self) -> None:
         message = self.up[0]
@@ -50,11 +68,11 @@ class World(Host):
     links: list[Way]  # type: ignore[assignment]
 
     def __init__(
-        self, limits: tuple[Limit, ...], max_wait: float, sharers: int, clock: Clock, draw: random.Random
+        self, limits: tuple[Limit, ...], max_wait: float, sharers: int, clock: OneClock, draw: random.Random
     ) -> None:
         super().__init__(limits, 0, held=True, max_wait=max_wait, clock=clock)
         self._draw = draw
-        self.oracle = Oracle(clock.unix - clock.now)
+        self.oracle = Oracle(clock.epoch)
         self.last_denied: link.Denied | None = None
         self._of: dict[tuple[str, str], tuple[Limit, ...]] = {}
         sources = Sources(self._find, lambda provider, model: PRICES.get(model), None, clock.wall)

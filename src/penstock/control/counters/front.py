@@ -115,7 +115,7 @@ class Counters:
         self._lines = Lines(clock, self._take, self._deny)
         self._workers = workers
         self._clock = clock
-        self._questions: dict[tuple[int, int], Question | None] = {}  # None: its limits are being looked up
+        self._questions: dict[tuple[int, int], Question | Lease] = {}  # Lease: its limits are being looked up
         self._working: set[asyncio.Task[None]] = set()
         self._planting: dict[str, asyncio.Task[bool]] = {}
         self._granted = 0
@@ -132,7 +132,7 @@ class Counters:
         if isinstance(limits, tuple):
             self._judge(worker, asked, send, limits)
         else:
-            self._questions[worker, asked.ref] = None
+            self._questions[worker, asked.ref] = asked
             self._work(self._look_up(worker, asked, send, limits))
 
     async def _look_up(self, worker: int, asked: Lease, send: Send, finding: Awaitable[Limits]) -> None:
@@ -141,8 +141,8 @@ class Counters:
             limits = await finding
         except (StoreUnavailable, TimeoutError):
             limits = None
-        if (worker, asked.ref) not in self._questions:
-            return  # nobody waits for it any more
+        if self._questions.get((worker, asked.ref)) is not asked:
+            return  # nobody waits for it any more, or the worker's successor has one of this number
         del self._questions[worker, asked.ref]
         if limits is None:
             send(Uncounted(asked.ref))
@@ -170,7 +170,7 @@ class Counters:
     def forget(self, worker: int, ref: int) -> None:
         """Nobody waits for the answer to this question any more."""
         question = self._questions.pop((worker, ref), None)
-        if question is not None:
+        if isinstance(question, Question):
             question.gone = True
             self._lines.leave(question)
 
@@ -345,7 +345,11 @@ class Counters:
     def _end(self, question: Question, served: bool = False) -> bool:
         """It is to be answered now; False where nobody waits for that."""
         self._lines.leave(question, served)
-        return self._questions.pop((question.worker, question.asked.ref), None) is not None
+        at = question.worker, question.asked.ref
+        if self._questions.get(at) is not question:
+            return False
+        del self._questions[at]
+        return True
 
     async def _recall(self, question: Question, bounds: Sequence[Bound]) -> None:
         await asyncio.gather(*(self._recalls.gather(bound) for bound in bounds))
