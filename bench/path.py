@@ -41,7 +41,7 @@ from servers import PENSTOCK
 HERE = Path(__file__).resolve().parent
 CLIENTS = 16
 WARM_UP = 64
-KEY = "sk-bench-1234"
+KEY = "sk-bench-0123456789abcdef"
 CASES = {"request": ("plain", 1000), "alias": ("alias", 1000), "64k": ("64k", 200), "stream": ("stream-usage", 4000)}
 CASES["stream, usage not asked for"] = ("stream", 4000)
 MIN_INSTRUCTIONS = 2000  # fewer for a request than any can have: it was not answered

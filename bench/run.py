@@ -253,6 +253,7 @@ def save(bench: Bench, options: argparse.Namespace) -> Path:
         "rounds": options.rounds,
         "seconds": options.seconds,
         "access_log": options.access_log,
+        "limits": options.limits,
         "foreign_share": [round(share, 3) for share in bench.foreign],
         "problems": bench.problems,
         "readings": bench.readings,
@@ -265,7 +266,7 @@ def sitting(options: argparse.Namespace, groups: list[str]) -> Bench:
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-bench-")))
         mock = stack.enter_context(servers.mock(directory))
-        setup = Setup(directory, mock.port, options.access_log, options.command)
+        setup = Setup(directory, mock.port, options.access_log, options.limits, options.command)
         bench = Bench(setup, mock, options.seconds)
         subjects = [stack.enter_context(servers.gateway(setup))]
         if not options.skip_nginx:
@@ -286,6 +287,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3, help="length of one load run (default 3)")
     parser.add_argument("--skip-nginx", action="store_true", help="measure Penstock alone")
     parser.add_argument("--access-log", action="store_true", help="write access logs, in both servers")
+    parser.add_argument("--limits", action="store_true", help="give the load's key limits of every kind")
     parser.add_argument("--command", help="another gateway in Penstock's place; {port} and {upstream} are filled in")
     options = parser.parse_args()
     groups = [group for group in GROUPS if group in options.only.split(",")]

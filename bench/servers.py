@@ -24,7 +24,7 @@ BUILD = HERE.parent / "build" / "bench"
 PROGRAMS = ("mock_upstream", "stream_client", "lat_client")
 
 GATEWAY_CORE, LOAD_CORE = 0, 1
-KEY = "sk-bench-1234"
+KEY = "sk-bench-0123456789abcdef"
 PATH = "/v1/chat/completions"
 QUESTION = json.dumps({"model": "mock-model", "messages": [{"role": "user", "content": "Hello"}]}).encode()
 
@@ -47,7 +47,21 @@ targets = [{{ provider = "mock", model = "mock-model" }}]
 
 [models."mock-alias"]
 targets = [{{ provider = "mock", model = "mock-model" }}]
+
+[prices."mock/*"]
+input = 2.5
+output = 15
 """
+
+# Every meter, on the key and on its project, none of them ever reached: what `--limits` puts the load's key under.
+LIMITS = {
+    "rpm": "100000000",
+    "tpm": "100000000000",
+    "concurrency": "100000",
+    "requests_per_day": "100000000000",
+    "tokens_per_month": "100000000000000",
+    "usd_per_month": "1000000",
+}
 
 
 class BenchError(Exception):
@@ -73,11 +87,15 @@ class Server:
 
 @dataclass(frozen=True)
 class Setup:
-    """How servers are started: `command` stands in for `penstock serve` ({port} and {upstream} are filled in)."""
+    """How servers are started: `command` stands in for `penstock serve` ({port} and {upstream} are filled in).
+
+    `limits`: whether the load's key has some, of every kind; else it has none.
+    """
 
     directory: Path
     upstream: int
     access_log: bool = False
+    limits: bool = False
     command: str | None = None
 
 
@@ -131,10 +149,10 @@ def answers(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def running(name: str, command: list[str], port: int, core: int, log: Path) -> Iterator[Server]:
-    """Start `command` on one core, wait for its first answer, stop it at the end."""
+def running(name: str, command: list[str], port: int, core: int, log: Path, key: str | None = KEY) -> Iterator[Server]:
+    """Start `command` on one core, wait for its first answer, stop it at the end. `key`: the one in its environment."""
     began = time.monotonic()
-    environment = {**os.environ, "PENSTOCK_API_KEY": KEY}
+    environment = {**os.environ, **({} if key is None else {"PENSTOCK_API_KEY": key})}
     with log.open("ab") as output:
         process = subprocess.Popen(
             ["taskset", "-c", str(core), *command], stdout=output, stderr=output, env=environment, cwd=log.parent
@@ -177,6 +195,20 @@ def nginx(setup: Setup) -> Iterator[Server]:
         yield server
 
 
+def keep_key(data_dir: Path) -> None:
+    """Put the load's key into the store of a data directory, with limits of every kind on it and on its project."""
+
+    def penstock(*arguments: str) -> None:
+        command = [str(Path(sys.executable).with_name("penstock")), *arguments, "--data-dir", str(data_dir)]
+        subprocess.run(command, input=KEY.encode(), capture_output=True, check=True)
+
+    penstock("projects", "create", "--name", "bench")
+    penstock("keys", "create", "--name", "bench", "--project", "bench", "--key-stdin")
+    for scope in ("--key", "--project"):
+        for meter, amount in LIMITS.items():
+            penstock("limits", "set", meter, amount, scope, "bench")
+
+
 @contextlib.contextmanager
 def gateway(setup: Setup, workers: int = 1) -> Iterator[Server]:
     port, admin = free_port(), free_port()
@@ -197,5 +229,8 @@ def gateway(setup: Setup, workers: int = 1) -> Iterator[Server]:
             )
         )
         command = [str(Path(sys.executable).with_name("penstock")), "serve", "--config", str(config)]
-    with running("penstock", command, port, GATEWAY_CORE, directory / "output.log") as server:
+        if setup.limits:
+            keep_key(directory / "data")
+    key = None if setup.limits else KEY
+    with running("penstock", command, port, GATEWAY_CORE, directory / "output.log", key) as server:
         yield server
