@@ -2,7 +2,7 @@
 
 They ask again and again, a moment after they were refused. A request was admitted after its client sent it and before
 it arrived at the upstream: no sliding minute holds all of that of more requests than the limit, and over whole minutes
-nearly all of it is used. By arrivals alone it may look like a few more, where the machine lets them wait for a quarter
+nearly all of it is used. By arrivals alone it may look like a few more, where the machine lets some wait for a quarter
 of a second in the burst with which each minute begins. A limit that could not be counted in time would be a 503.
 """
 

@@ -28,6 +28,7 @@ from penstock.fake_upstream.seen import HANGUP, STOPPED, Changes, Found, Gates, 
 CHAT = "/v1/chat/completions"
 MODELS = "/v1/models"
 DIRECTIVE_HEADER = "x-fake-upstream"
+BACKLOG = 1024  # connections that come at once; beyond it the kernel has a client try again after a second
 
 Choose = Callable[[Seen], Answer]
 Scripted = Script | Answer | Sequence[Answer] | Mapping[str, Sequence[Answer]] | Choose
@@ -83,7 +84,7 @@ class FakeUpstream:
         else:
             self.uds = None
             host, port = split_address(self._listen)
-            self._server = await loop.create_server(self._connection, host, port, ssl=self._tls)
+            self._server = await loop.create_server(self._connection, host, port, ssl=self._tls, backlog=BACKLOG)
             self.port: int = self._server.sockets[0].getsockname()[1]
             place = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
         self.url = f"{'http' if self._tls is None else 'https'}://{place}"
