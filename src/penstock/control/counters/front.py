@@ -295,7 +295,7 @@ class Counters:
             unit = UNIT[bound.unit]
             spare[unit] = granted.more * taken[unit]
             if unit == SLOTS:
-                scarce = scarce or granted.more < asked.more or left < 2 * self._workers
+                scarce = scarce or left < 2 * self._workers
             elif unit <= UNIT["tokens"] and bound.enforced:
                 row = self._board.write(bound.id, left, now + whole, now)
                 if row != NO_ROW:
