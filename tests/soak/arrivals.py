@@ -11,10 +11,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import uvloop
 
 from penstock.fake_upstream import Answer, FakeUpstream, Seen
+
+TESTS = Path(__file__).parents[1]  # where the process finds this module
 
 
 class Arrivals:
@@ -34,7 +37,8 @@ class Arrivals:
 def arrivals(listen: str, prefix: Sequence[str] = ()) -> Iterator[Arrivals]:
     """Run it; `prefix`: what the command is run by."""
     command = [*prefix, sys.executable, "-m", "soak.arrivals", listen]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=TESTS) as process:
         assert process.stdout is not None
         try:
             yield Arrivals(process, process.stdout.readline().strip())
