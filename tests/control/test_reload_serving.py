@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -254,8 +255,12 @@ def test_without_a_file_sighup_says_that_there_is_nothing_to_read() -> None:
 
 def engines(served: Served) -> list[int]:
     """The processes of local models."""
-    commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children(served.pid)}
-    return [pid for pid, command in commands.items() if b"penstock.engine.worker" in command]
+    found = []
+    for pid in children(served.pid):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended in this moment
+            if b"penstock.engine.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
 
 
 def test_a_local_model_is_started_kept_replaced_and_stopped_with_the_configuration(old: ThreadedUpstream) -> None:
