@@ -241,6 +241,18 @@ def test_a_hard_limit_caps_the_answer_at_what_is_left() -> None:
     run(main())
 
 
+def test_a_hard_limit_that_is_nearly_spent_says_so_and_when_there_will_be_more() -> None:
+    async def main() -> None:
+        host = Host([on_key("tpm", 1000, hard=True)])
+        key = msgspec.structs.replace(KEY, hard=True)
+        await host.reserve(key=key, max_tokens=980)
+        with pytest.raises(RateLimited, match="is reached: 1,000 tokens per minute") as refused:
+            await host.reserve(key=key, max_tokens=5000)
+        assert 0 < int(header(refused.value, "Retry-After")) <= 61
+
+    run(main())
+
+
 def test_a_hard_limit_leaves_an_answer_of_unknown_length_an_eighth_of_what_is_left() -> None:
     async def main() -> None:
         host = Host([on_key("tokens_per_day", 80_000, hard=True)])

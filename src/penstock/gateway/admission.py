@@ -116,9 +116,9 @@ class _Slice:
 
 class Hold:
     """What was taken for one request. `lease` and `claim` are what a settlement names; `cap`: the most tokens that
-    each choice of the answer may have, None if as many as were asked for."""
+    each choice of the answer may have, None if as many as were asked for; `held`: it has not been let go of yet."""
 
-    __slots__ = ("_admission", "_choices", "_held", "_lengths", "_scarce", "_slice", "cap", "claim", "lease")
+    __slots__ = ("_admission", "_choices", "_lengths", "_scarce", "_slice", "cap", "claim", "held", "lease")
 
     def __init__(self, admission: Admission, slice: _Slice, lease: str, claim: Claim, answer: Answer) -> None:
         self.lease = lease
@@ -127,7 +127,7 @@ class Hold:
         self._admission = admission
         self._slice = slice
         self._lengths, self._choices = answer
-        self._held = True
+        self.held = True
         self._scarce = slice.scarce
 
     def release(self, usage: Usage | None = None) -> None:
@@ -135,9 +135,9 @@ class Hold:
 
         `usage`: what the answer had, where it is whole.
         """
-        if not self._held:
+        if not self.held:
             return
-        self._held = False
+        self.held = False
         if usage is not None and usage.source == "reported":
             self._lengths.note(usage.completion_tokens // self._choices)
         if self.claim.slots:
@@ -149,9 +149,9 @@ class Hold:
 
     def cancel(self) -> None:
         """Nothing was sent for it: all of it is free. Later calls do nothing."""
-        if not self._held:
+        if not self.held:
             return
-        self._held = False
+        self.held = False
         slice, claim = self._slice, self.claim
         if slice.lease is self.lease and not slice.scarce:
             slice.requests += claim.requests

@@ -163,7 +163,7 @@ def _let_go(gateway: Gateway, exchange: Exchange) -> None:
     then it has one request more than it seems. What is in the journal is settled from there.
     """
     hold = exchange.hold
-    if hold is None:
+    if hold is None or not hold.held:
         return
     loop = asyncio.get_running_loop()
     if not (exchange.begun if gateway.journal is not None else exchange.calls):

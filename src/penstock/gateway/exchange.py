@@ -9,10 +9,11 @@ from penstock.types import Attempt, Claim, Dropped, Principal, Replay, Target, U
 
 
 class Held(Protocol):
-    """What was taken of limits for a request: `claim`, of the lease of that id."""
+    """What was taken of limits for a request: `claim`, of the lease of that id. `held`: it has not been let go of."""
 
     lease: str
     claim: Claim
+    held: bool
 
     def release(self, usage: Usage | None = None) -> None:
         """Nothing is sent for it any more."""

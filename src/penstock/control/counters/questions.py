@@ -121,9 +121,9 @@ class Question:
         least = self.completion
         for short in refused.short:
             room = self.room(short.index, short.left)
-            if room is None or room < 1 or not self.ruling.limits[short.index].hard:
+            if room is None or not self.ruling.limits[short.index].hard:
                 return False
-            least = min(least, room)
+            least = max(1, min(least, room))  # of one that is spent, the least, by which the refusal tells how long
         if least == self.completion:
             return False
         self.reserve(least)
