@@ -531,6 +531,54 @@ FRAGMENTS = st.sampled_from(
 )  # fmt: skip
 
 
+ODD = [
+    choices(step(b'{"content":"a"}', index=1)),
+    choices(step(b'{"content":"a"}'), more=b',"usage":' + FIGURES),
+    choices(step(b'{"content":"a","role":"assistant"}')),
+    choices(step(b'{"reasoning":"a"}')),
+    choices(step(b'{"reasoning_content":"a"}')),
+    choices(step(b'{"content":"a"}')).replace(b"9f2b", b"9f2c"),
+    choices(step(b'{"content":"a"}'), more=b',"obfuscation":"b"'),
+    choices(step(b'{"content":"a"}'), more=b" "),
+    choices(step(b'{"content":"b"}'), more=b',"x_groq":{"usage":' + FIGURES + b"}"),
+    b": a comment\n\n",
+    USAGE_NULL,
+    STOP,
+    USAGE,
+    event(b'{"error":{"message":"content"},"content":"x"}'),
+    b"data: {\n\n",
+    DONE,
+]
+TEXTS = [choices(step(b'{"content":"%b"}' % text)) for text in (b"a", b"", b"b\\n", b"\xc3\xad", b"\xff", b"\\x", b'"')]
+
+
+@given(
+    st.lists(st.sampled_from([*TEXTS, *TEXTS, *ODD]), max_size=12),
+    st.booleans(),
+    st.integers(1, 2),
+    st.lists(st.integers(0, 12), max_size=2),
+)
+def test_events_are_passed_on_by_their_form_as_if_each_were_decoded(
+    events: list[bytes], usage_asked: bool, n: int, joined: list[int]
+) -> None:
+    pieces = [ROLE, TEXT, *events]
+    for place in joined:
+        pieces[place : place + 2] = [b"".join(pieces[place : place + 2])]
+    outcomes = []
+    for looks in (0, 8):  # the second looks at every event
+        reader = stream_reader(usage_asked, n)
+        reader._looks = looks
+        sent: list[object] = []
+        try:
+            for piece in pieces:
+                sent += [reader.feed(piece), reader.committed, reader.done, reader.whole, reader.usage, reader.finish]
+            sent.append(reader.close())
+        except ProviderFault as fault:
+            sent.append(fault.failure)
+        outcomes.append(sent)
+    assert outcomes[0] == outcomes[1]
+
+
 @st.composite
 def mutated(draw: st.DrawFn, source: bytes) -> bytes:
     data = source

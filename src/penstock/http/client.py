@@ -46,7 +46,6 @@ _IDLE = FailureKind.TIMEOUT_IDLE
 HeaderList = list[tuple[bytes, bytes]]
 
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
-_FRAMING_LENGTHS = frozenset(map(len, _FRAMING))
 
 
 class Sink(Protocol):
@@ -112,7 +111,7 @@ class ClientConnection:
 
     __slots__ = (
         "_answered",
-        "_headers",
+        "_head",
         "_in_body",
         "_informational",
         "_left",
@@ -141,7 +140,7 @@ class ClientConnection:
         self._total = NEVER
         self.idle_since = 0.0
         self._parser = httptools.HttpResponseParser(self)
-        self._headers: HeaderList = []
+        self._head = b""  # what was read until the head was whole, and what came with that
         self._answered = 0  # calls answered before this one
         self._received = 0  # bytes of this answer's head, and later since the last of its body
         self._in_body = False
@@ -169,8 +168,13 @@ class ClientConnection:
         self.transport.write(b"%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body))
 
     def headers(self) -> HeaderList:
-        """The fields of the head that has just been read, with lower-case names."""
-        return [(name.lower(), value) for name, value in self._headers]
+        """The fields of the head that has just been read, with lower-case names.
+
+        Few answers are asked for theirs, so they are not gathered as they come; the parser has found them in order.
+        """
+        head, _, _ = self._head.lstrip(b"\r\n").partition(b"\r\n\r\n")
+        fields = (line.partition(b":") for line in head.split(b"\r\n")[1:])
+        return [(name.lower(), value.strip(b" \t")) for name, _, value in fields]
 
     def first_event_seen(self) -> None:
         """From here on silence is measured between reads."""
@@ -252,6 +256,8 @@ class ClientConnection:
             self.close()  # bytes that nobody asked for
             return
         self._received += len(data)
+        if not self._in_body:
+            self._head += data
         if self.phase is _IDLE:
             self.deadline = self.pool.swept + self.pool.deadlines.idle
         try:
@@ -289,28 +295,21 @@ class ClientConnection:
     def on_message_begin(self) -> None:
         if self.sink is None:
             self.close()  # an answer to a question that nobody asked: what follows could reach the wrong caller
-        self._headers = []
-        self._until_close = True  # unless a field tells where the body ends
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_body:
-            return  # a trailer
-        self._headers.append((name, value))
-        if len(name) in _FRAMING_LENGTHS and name.lower() in _FRAMING:
-            self._until_close = False
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         self._informational = 100 <= status < 200
         if self._informational or self.sink is None:
+            self._head = self._head.lstrip(b"\r\n").partition(b"\r\n\r\n")[2]  # the next one follows
             return
         self._in_body = True
-        if status == 204 or status == 304:
-            self._until_close = False
+        if not self._parser.should_keep_alive() and status not in (204, 304):
+            self._until_close = _FRAMING.isdisjoint(name for name, _ in self.headers())
         if self.phase is _HEADERS:
             self.phase = _FIRST_EVENT
             self.deadline = self.pool.swept + self.pool.deadlines.first_event
         self.sink.on_head(status, self)
+        self._head = b""
 
     def on_body(self, data: bytes) -> None:
         self._received = 1  # not none, or the connection would be taken for stale

@@ -15,6 +15,9 @@ from penstock.http.carrier import Carrier
 _STATUS = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in http_names.HTTPStatus
 }
+# How a chunk of so many bytes begins: looked up for nearly every one, since formatting costs more than all else here.
+_LISTED = 1024
+_SIZES = tuple(b"%x\r\n" % size for size in range(_LISTED))
 
 
 class Flow(Protocol):
@@ -122,7 +125,10 @@ class Request:
     def write(self, data: bytes) -> None:
         """Send the next bytes (not empty) of a started answer. Never blocks; a slow reader pauses `flow`."""
         if not self.hung_up:
-            self.connection.transport.write(b"%x\r\n%s\r\n" % (len(data), data) if self.chunked else data)
+            if self.chunked:
+                size = len(data)
+                data = b"".join((_SIZES[size] if size < _LISTED else b"%x\r\n" % size, data, b"\r\n"))
+            self.connection.transport.write(data)
 
     def end(self, data: bytes) -> None:
         """Send the last bytes of a started answer and its end."""

@@ -4,6 +4,7 @@ A stream's events are looked into, not rewritten: each is decoded for what decid
 error), and a read whose events are all in order goes out as the very bytes that came in. Withheld are the usage event
 until the end (clients lose usage when a chunk follows it), and [DONE], which `close` gives only if every choice has had
 its finish_reason. Dropped are usage that the caller did not ask for, chunks without a choice, and all after [DONE].
+Nor is an event decoded that differs from one that was in order in its text alone (`wire.form`).
 An event that cannot be read ends the answer, or is left out where that is configured. What the official clients fail
 on is mended (`wire.answer`, and `wire.completion` for whole answers); choices are begun in the order of their indexes.
 
@@ -40,6 +41,7 @@ from penstock.wire.answer import (
 from penstock.wire.completion import Completion, decode_completion, mend
 from penstock.wire.envelope import error_event
 from penstock.wire.finish import CUT, DOCUMENTED, finish_reason
+from penstock.wire.form import Form, form_of
 from penstock.wire.naming import Naming
 from penstock.wire.sound import read as read_sound
 from penstock.wire.sse import DONE, EventTooLarge, SseReader, event
@@ -49,6 +51,8 @@ from penstock.wire.usage import usage_of
 MAX_STRAY_BYTES = 64 * 1024
 
 _DONE = b"[DONE]"
+_NULL_USAGE = b',"usage":null}'
+_MOST_LOOKS = 8  # at a server whose events have no form
 _AS_IT_IS = Mending()
 
 
@@ -70,7 +74,7 @@ def _not_a_chunk(provider: str) -> ProviderFault:
 
 def _with_usage(data: bytes) -> bytes:
     """The chunk with the null that every chunk but the last has where usage was asked for."""
-    return data.rstrip()[:-1] + b',"usage":null}'
+    return data.rstrip()[:-1] + _NULL_USAGE
 
 
 def _says_something(delta: Delta) -> bool:
@@ -96,6 +100,7 @@ class StreamReader:
     """Reads one streamed answer; see `providers.base.Reader`."""
 
     __slots__ = (
+        "_adds_usage",
         "_begun",
         "_beside",
         "_body",
@@ -103,9 +108,12 @@ class StreamReader:
         "_calls",
         "_fault",
         "_finished",
+        "_form",
         "_is_events",
+        "_looks",
         "_n",
         "_naming",
+        "_ordinary",
         "_provider",
         "_seen_event",
         "_skips",
@@ -152,11 +160,18 @@ class StreamReader:
         self._beside = False  # whether that usage stood beside choices
         self._calls: dict[int, ToolCalls] = {}
         self._fault: ProviderFault | None = None
+        self._form: Form | None = None  # of the events that are passed on as they are
+        self._adds_usage = False  # they lack the null that stands for it
+        self._looks = 0  # how often a form was told from an event
+        self._ordinary = False  # the last event added to a choice that is under way, and nothing else was in it
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes; return the events that the client may have now."""
         if self.done:
             return b""
+        form = self._form
+        if form is not None and self._sse.fresh and form.fits(data):
+            return data[:-3] + _NULL_USAGE + b"\n\n" if self._adds_usage else data
         if not self._is_events and self._is_stray(data):
             return b""
         fault = None
@@ -166,6 +181,7 @@ class StreamReader:
             found = error.events
             fault = _fault(self._provider, "sent an event that is too large")
         events, untouched = [], self._sse.plain
+        self._ordinary = False
         try:
             for one in found:
                 if len(one) < 16 and one.strip() == _DONE:
@@ -185,6 +201,10 @@ class StreamReader:
             self._fault, self.done = fault, True
             untouched = False
         self.committed = self._begun
+        if self._ordinary and len(found) == 1 and self._looks < _MOST_LOOKS and self._sse.plain:
+            self._looks += 1
+            self._adds_usage = not untouched  # the one thing that may be done to an event which is in order
+            self._form = form_of(data) if untouched or data.endswith(b"}\n\n") else None
         return data if untouched else b"".join(map(event, events))
 
     def close(self) -> bytes:
@@ -241,6 +261,7 @@ class StreamReader:
     def _read(self, data: bytes) -> bytes:
         """Note what one event says; return it, or it mended, or b"" where the client is not to get it."""
         self._seen_event = True
+        given = data
         try:
             chunk = decode_chunk(data)
             if not data.isascii():
@@ -275,6 +296,8 @@ class StreamReader:
             ):
                 mendings, openings = self._study(chunk.choices)
                 break
+        else:
+            self._ordinary = data is given and not usage and chunk.x_groq is None
         beside = False
         if usage or chunk.x_groq is not None:
             beside = self._note_usage(data, chunk)

@@ -37,7 +37,7 @@ class EventTooLarge(Exception):
 class SseReader:
     """Reads one stream; after EventTooLarge it must not be fed again."""
 
-    __slots__ = ("_data", "_fresh", "_line", "_max", "_size", "_skip_lf", "_start", "plain")
+    __slots__ = ("_data", "_line", "_max", "_size", "_skip_lf", "_start", "fresh", "plain")
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max = max_event_bytes
@@ -46,13 +46,14 @@ class SseReader:
         self._size = 0
         self._skip_lf = False  # the last read ended in CR: an LF that comes next belongs to it
         self._start = True  # no line has ended yet: a byte order mark may come
-        self._fresh = False  # between events, nothing buffered; the first read goes line by line, for its mark
+        self.fresh = False
+        """Between events, nothing is buffered. The first read goes line by line, for its mark."""
         self.plain = False
         """Whether what was last fed is, byte for byte, the plain form of the events that `feed` returned for it."""
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take the next bytes; return the data of each event that they complete."""
-        if self._fresh and data[:6] == b"data: " and data.find(b"\r") < 0 and len(data) <= self._max:
+        if self.fresh and data[:6] == b"data: " and data.find(b"\r") < 0 and len(data) <= self._max:
             if data.find(b"\n") == len(data) - 2 and data[-1:] == b"\n":
                 events = [data[6:-2]]
                 self.plain = len(data) > 8
@@ -95,7 +96,7 @@ class SseReader:
         self._line += rest
         if len(self._line) > self._max:
             raise EventTooLarge(self._max, events)
-        self._fresh = not (self._line or self._data or self._skip_lf or self._start)
+        self.fresh = not (self._line or self._data or self._skip_lf or self._start)
         return events
 
     def _end_line(self, line: bytes, events: list[bytes]) -> None:

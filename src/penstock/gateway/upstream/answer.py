@@ -142,7 +142,8 @@ class Answer:
     def on_data(self, data: bytes) -> None:
         if self._connection is None:
             return
-        if self._error_status or self._output is None:
+        output = self._output
+        if self._error_status or output is None:
             self._size += len(data)
             limit = MAX_ERROR_BYTES if self._error_status else self._entry.config.max_answer_bytes
             if self._size > limit:
@@ -155,7 +156,10 @@ class Answer:
         try:
             out = self.reader.feed(data)
             if out:
-                self._push(out)
+                if output is not None and self.committed:
+                    output.write(out)
+                else:
+                    self._push(out)
         except ProviderFault as fault:
             self.fail(fault.failure)
             return
@@ -189,13 +193,10 @@ class Answer:
     # -- inside
 
     def _push(self, out: bytes) -> None:
-        output = self._output
-        if output is None:
+        """Hold the first events until one commits the answer."""
+        if self._output is None:
             if self.reader.committed and not self.committed:
                 self._begin()
-            return
-        if self.committed:
-            output.write(out)
             return
         self._held.append(out)
         self._size += len(out)
