@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import os
 import re
 import shutil
@@ -36,7 +37,6 @@ from penstock.http.connection import Connection, Edge
 from penstock.providers.registry import SETTINGS
 from penstock.types import Principal
 from run import BODIES
-from servers import PENSTOCK
 
 HERE = Path(__file__).resolve().parent
 CLIENTS = 16
@@ -45,6 +45,23 @@ KEY = "sk-bench-0123456789abcdef"
 CASES = {"request": ("plain", 1000), "alias": ("alias", 1000), "64k": ("64k", 200), "stream": ("stream-usage", 4000)}
 CASES["stream, usage not asked for"] = ("stream", 4000)
 MIN_INSTRUCTIONS = 2000  # fewer for a request than any can have: it was not answered
+
+# Nothing that sources from before do not know.
+CONFIGURATION = """
+[server]
+access_log = false
+
+[providers.mock]
+type = "openai"
+base_url = "http://127.0.0.1:8002/v1"
+api_key = "sk-upstream"
+
+[models."mock-model"]
+targets = [{ provider = "mock", model = "mock-model" }]
+
+[models."mock-alias"]
+targets = [{ provider = "mock", model = "mock-model" }]
+"""
 
 ANSWER = (
     b'{"id":"chatcmpl-9f2b7c3a8d4e4f6aB1c2D3e4F5g6H","object":"chat.completion","created":1760000000,"model":"mock-model",'
@@ -193,15 +210,23 @@ class Parent:
 
 
 def configuration() -> Config:
-    """That of `run.py`, as the worker gets it."""
+    """What the worker is given of it."""
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "penstock.toml"
-        places = {"port": 8000, "admin": 8001, "workers": 1, "upstream": 8002}
-        file.write_text(PENSTOCK.format(**places, directory=directory, access_log="false"))
+        file.write_text(CONFIGURATION)
         return load(file, {}, SETTINGS)
 
 
-async def serve(body_name: str, count: int, rounds: int) -> list[float]:
+def journaled(directory: str) -> dict[str, Any]:
+    """How a worker is told to keep a journal there; not at all by sources from before there were journals."""
+    if "journal" not in link.Start.__struct_fields__:
+        return {}
+    prefix = os.path.join(directory, "0")
+    Path(importlib.import_module("penstock.journal").lock_path(prefix)).touch()
+    return {"journal": prefix}
+
+
+async def serve(body_name: str, count: int, rounds: int, directory: str) -> list[float]:
     """Answer requests, `count` of them or one stream of so many chunks, in each round; microseconds for each one."""
     streamed = body_name.startswith("stream")
     never = 1e6
@@ -211,7 +236,8 @@ async def serve(body_name: str, count: int, rounds: int) -> list[float]:
     setattr(client.Pool, "_connect", lambda pool: upstream.connect(pool))  # noqa: B010  # there is nobody to connect to
     worker = worker_module.Worker()
     worker.channel = Parent(worker)  # type: ignore[assignment]
-    serving = asyncio.ensure_future(worker.run(link.Start(0, configuration(), ())))
+    journal = journaled(directory)
+    serving = asyncio.ensure_future(worker.run(link.Start(0, configuration(), (), **journal)))
     while worker._server is None:  # noqa: ASYNC110  # it tells nobody
         await asyncio.sleep(0)
     body = BODIES[body_name]
@@ -283,7 +309,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run is not None:
-        print(*uvloop.run(serve(arguments.run[0], int(arguments.run[1]), arguments.rounds)))
+        with tempfile.TemporaryDirectory() as directory:
+            print(*uvloop.run(serve(arguments.run[0], int(arguments.run[1]), arguments.rounds, directory)))
     elif arguments.time:
         time_all(arguments)
     else:
