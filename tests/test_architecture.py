@@ -94,7 +94,7 @@ PARAMETERS = 8
 # Where a broad `except` stands, and why it may.
 BROAD_EXCEPTS: dict[tuple[str, str], str] = {
     ("penstock.gateway.api", "Api.answer"): "the top edge: a fault of ours must end in an answer",
-    ("penstock.http.carrier", "Carrier._step"): "nobody waits for the end of an answer that could be told",
+    ("penstock.http.carrier", "Carrier.step"): "nobody waits for the end of an answer that could be told",
     ("penstock.gateway.telemetry", "Telemetry.notify"): "an observer that fails stops neither the next nor the request",
 }
 

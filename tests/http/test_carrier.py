@@ -15,7 +15,7 @@ from penstock.http.carrier import Carrier, Signal
 def carried(coroutine: Coroutine[Any, Any, None]) -> Carrier:
     """A carrier, begun outside of any task, as from a connection's callback."""
     carrier = Carrier(asyncio.get_running_loop(), coroutine)
-    from_callback(carrier.begin)
+    from_callback(carrier.step)
     return carrier
 
 
@@ -78,7 +78,7 @@ def test_within_the_step_of_another_it_waits_for_the_next_turn() -> None:
 
         async def beginning() -> None:
             carriers.append(Carrier(asyncio.get_running_loop(), second.walk()))
-            carriers[0].begin()
+            carriers[0].step()
             first.signal.give()
             assert (first.seen, second.seen) == (["begun"], [])
 
@@ -113,7 +113,7 @@ def test_one_that_is_cancelled_before_it_has_begun_ends_without_having_begun() -
     async def main() -> None:
         steps = Steps()
         carrier = Carrier(asyncio.get_running_loop(), steps.walk())
-        carrier.begin()  # in the next turn, since this is a task's step
+        carrier.step()  # in the next turn, since this is a task's step
         carrier.cancel()
         await asyncio.sleep(0)
         assert carrier.done()

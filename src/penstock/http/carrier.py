@@ -41,7 +41,7 @@ class Signal:
         carrier = self.carrier
         if carrier is not None:
             self.carrier = None
-            carrier.go_on()
+            carrier.step()
         elif self._callback is not None:
             self.get_loop().call_soon(self._callback, self, context=self._context)
 
@@ -70,7 +70,7 @@ class Signal:
 
 
 class Carrier:
-    """Runs one coroutine from `begin` to its end."""
+    """Runs one coroutine from its first step to its end."""
 
     __slots__ = ("_cancelled", "_coroutine", "_loop", "_requested", "_waiting")
 
@@ -81,21 +81,15 @@ class Carrier:
         self._cancelled = False  # which the next step is to tell
         self._requested = 0  # how often it was cancelled, less what was taken back
 
-    def begin(self) -> None:
-        """Run up to the first thing to wait for."""
-        self._step()
-
-    def go_on(self) -> None:
-        """The signal that it waited for has come."""
-        self._waiting = None
-        self._step()
-
-    def _step(self, error: BaseException | None = None) -> None:
+    def step(self, error: BaseException | None = None) -> None:
+        """Run from where it is, at first from its beginning, to the next thing to wait for: what it waited for has
+        come, or failed with `error`."""
         loop = self._loop
+        self._waiting = None
         try:
             _enter_task(loop, self)  # type: ignore[arg-type]  # it passes for one
         except RuntimeError:  # another is in the middle of its step
-            loop.call_soon(self._step, error)
+            loop.call_soon(self.step, error)
             return
         if self._cancelled:
             self._cancelled = False
@@ -115,7 +109,7 @@ class Carrier:
             if found.__class__ is Signal:
                 found.carrier = self
             elif found is None:  # it lets others go first
-                loop.call_soon(self._step)
+                loop.call_soon(self.step)
             else:
                 found._asyncio_future_blocking = False
                 found.add_done_callback(self._woken)
@@ -126,8 +120,7 @@ class Carrier:
 
     def _woken(self, future: asyncio.Future[Any]) -> None:
         """The future that it waited for is done."""
-        self._waiting = None
-        self._step(asyncio.CancelledError() if future.cancelled() else future.exception())
+        self.step(asyncio.CancelledError() if future.cancelled() else future.exception())
 
     def _interrupt(self) -> None:
         """Have what it waits for come to nothing."""
@@ -135,7 +128,7 @@ class Carrier:
         if waiting.__class__ is Signal:
             waiting.carrier = self._waiting = None
             self._cancelled = True
-            self._loop.call_soon(self._step)
+            self._loop.call_soon(self.step)
         else:
             self._cancelled = waiting is None or not waiting.cancel()
 

@@ -244,7 +244,10 @@ class Connection:
             repeats.known = request.known
             self.receiving = None
             request.body = body
-            self.queue.append(request)
+            if request.pending is None and not self.unwritable:
+                self._begin(request)
+            else:
+                self.queue.append(request)
         return True
 
     # -- the parser's callbacks
@@ -427,13 +430,17 @@ class Connection:
         self.queue.popleft()
         if self.pipelined:
             self.pipelined = max(0, self.pipelined - request.weight()) if self.queue else 0
+        self._begin(request)
+
+    def _begin(self, request: Request) -> None:
+        """Answer a request, before which there is none."""
         self.active = request
         self.phase, self.deadline = _BUSY, NEVER
         if request.refusal is not None:
             self._answer_refusal(request)
         else:
             request.task = carrier = Carrier(self.edge.loop, self.edge.app.answer(request))
-            carrier.begin()
+            carrier.step()
 
     def _await_body(self, request: Request) -> None:
         if request.pending is not None:

@@ -25,6 +25,10 @@ _PARAMS = msgspec.json.Decoder(Params)
 _METADATA = msgspec.json.Decoder(Edit)
 _NULL = msgspec.Raw(b"null")
 _KNOWN = frozenset(Params.__struct_fields__)
+# With none but these a request is made of its first eleven members, the others being what they are by default.
+_FIRST = frozenset(
+    ("model", "messages", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens", "stop", "temperature")
+)
 _STREAM_OPTIONS = frozenset(StreamOptions.__struct_fields__)
 
 
@@ -86,8 +90,23 @@ _shape = functools.lru_cache(maxsize=1024)(_new_shape)
 
 
 def _request(body: bytes, params: Params, fields: frozenset[str], unknown: tuple[str, ...]) -> ChatRequest:
-    n, seed, top_logprobs, options = params.n, params.seed, params.top_logprobs, params.stream_options
+    n, options = params.n, params.stream_options
     # By position, in the order of the declaration: thirty keywords would cost as much as all the rest of decoding.
+    if fields <= _FIRST:
+        return ChatRequest(
+            body,
+            params.model,
+            params.messages,
+            fields,
+            unknown,
+            params.stream is True,
+            options is not None and options.include_usage is True,
+            1 if n is None else integer("n", n, 1, 128),
+            _max_tokens(params),
+            _stops(params.stop) if params.stop else (),
+            params.temperature,
+        )
+    seed, top_logprobs = params.seed, params.top_logprobs
     return ChatRequest(
         body,
         params.model,
@@ -142,6 +161,8 @@ def unknown_names(members: dict[str, msgspec.Raw], known: frozenset[str]) -> tup
 
 def _max_tokens(params: Params) -> int | None:
     deprecated, limit = params.max_tokens, params.max_completion_tokens
+    if limit is None and type(deprecated) is int and 0 < deprecated <= INT32_MAX:
+        return deprecated
     if deprecated is not None:
         deprecated = integer("max_tokens", deprecated, 1, INT32_MAX)
     if limit is not None:

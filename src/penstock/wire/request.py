@@ -38,24 +38,24 @@ class ChatRequest(msgspec.Struct, frozen=True, gc=False):
     max_tokens: int | None
     stop: tuple[str, ...]
     temperature: float | None
-    top_p: float | None
-    presence_penalty: float | None
-    frequency_penalty: float | None
-    seed: int | None
-    logprobs: bool
-    top_logprobs: int | None
-    logit_bias: dict[str, float] | None
-    tools: tuple[AnyTool, ...]
-    tool_choice: ToolChoice | None
-    parallel_tool_calls: bool | None
-    functions: tuple[FunctionDefinition, ...]
-    function_call: FunctionMode | Named | None
-    response_format: ResponseFormat | None
-    reasoning_effort: ReasoningEffort | None
-    verbosity: Verbosity | None
-    modalities: tuple[Modality, ...]
-    service_tier: ServiceTier | None
-    metadata: dict[str, str] | None
-    user: str | None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    logprobs: bool = False
+    top_logprobs: int | None = None
+    logit_bias: dict[str, float] | None = None
+    tools: tuple[AnyTool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    functions: tuple[FunctionDefinition, ...] = ()
+    function_call: FunctionMode | Named | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: ReasoningEffort | None = None
+    verbosity: Verbosity | None = None
+    modalities: tuple[Modality, ...] = ()
+    service_tier: ServiceTier | None = None
+    metadata: dict[str, str] | None = None
+    user: str | None = None
     store: bool = False
     safety_identifier: str | None = None
