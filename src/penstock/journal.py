@@ -190,20 +190,24 @@ def entries(segment: Segment, offset: int, most: int) -> tuple[list[tuple[int, E
 
     The first entry is at START.
     """
-    size = len(segment)
+    size, frame = len(segment), _FRAME.size
+    last = size - frame
     found: list[tuple[int, Entry]] = []
-    while len(found) < most and offset + _FRAME.size <= size:
+    while most > 0 and offset <= last:
         length, checksum = _unpack(segment, offset)
-        end = offset + _FRAME.size + length
+        begin = offset + frame
+        end = begin + length
         if not length or end > size:
             break
-        body = segment[offset + _FRAME.size : end]
+        body = segment[begin:end]
         if _crc(body) != checksum:
             break
         try:
             found.append((end, _decode(body)))
         except msgspec.ValidationError:
             pass  # of another version, and nothing that this one knows
+        else:
+            most -= 1
         offset = end
     return found, offset
 

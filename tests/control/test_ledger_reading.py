@@ -20,7 +20,7 @@ from support.journals import SIZE, Writer, begun, ended
 
 
 def ids(found: list[Closed]) -> list[str]:
-    return [one.done.id for one in found]
+    return [done.id for _, _, done in found]
 
 
 def test_requests_are_found_as_they_end_and_across_segments(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_what_was_carried_over_and_is_still_in_a_segment_counts_once(tmp_path: P
     retire(writer.prefix, [begun("r0"), begun("r0", 1)], 1)  # and then the parent died
     writer.put(ended("r0"))
     (closed,) = Reading(writer.prefix).read(100, True)
-    assert closed.opened == [begun("r0"), begun("r0", 1)]
+    assert closed[1] == [begun("r0"), begun("r0", 1)]
 
 
 @given(st.integers(0, 2**32))
@@ -192,18 +192,19 @@ def test_any_interleaving_of_writing_reading_deleting_and_beginning_anew_finds_e
                 writer.put(ended(closed[-1]))
             elif what < 0.95:
                 for one in reading.read(draw.randint(1, 50), False):
-                    found.append(one.done.id)
-                    stored = one.position
+                    position, _, done = one
+                    found.append(done.id)
+                    stored = position
                 if reading.number > 1 and draw.random() < 0.5:
                     retire(writer.prefix, [e for opened in reading.opened.values() for e in opened], reading.number)
             else:  # the parent dies and comes back
                 reading.close()
                 reading = Reading(writer.prefix)
-                again = [one for one in reading.read(10_000, False) if one.position > stored]
-                found += [one.done.id for one in again]
-                stored = max([stored, *(one.position for one in again)])
+                again = [one for one in reading.read(10_000, False) if one[0] > stored]
+                found += ids(again)
+                stored = max([stored, *(one[0] for one in again)])
         while not reading.over:
-            found += [one.done.id for one in reading.read(1000, True)]
+            found += ids(reading.read(1000, True))
         assert found == closed
         assert sorted(reading.opened) == sorted(open_)
         reading.close()

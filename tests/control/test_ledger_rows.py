@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from penstock.control.ledger.rows import account
+from penstock.control.ledger.rows import account, brief
 from penstock.journal import Answered, Done, Ended, Entry, Reserved, Spent, Tried
+from penstock.stores.base import row_of
 from penstock.types import Claim, Settlement, Usage
 from support.journals import RESERVED, begun
 
@@ -74,7 +75,14 @@ def test_an_answer_that_nobody_saw_is_charged_what_was_reserved_and_a_stream_wha
 
 @pytest.mark.parametrize("usage", [REPORTED, None, Spent(4, 5, 0, 0, "estimated"), Spent(4, 5, 0, 0, "partial")])
 @pytest.mark.parametrize("reserved", [RESERVED, None])
-@pytest.mark.parametrize("fields", [{}, {"model": "unpriced", "user": "u\0", "safety_identifier": "s", "asked": "\0"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"model": "unpriced", "asked": "\0", "stream": False},
+        {"model": "unpriced", "user": "u\0", "safety_identifier": "s", "asked": "\0"},
+    ],
+)
 def test_the_short_entry_of_an_answer_says_what_the_long_one_does(
     usage: Spent | None, reserved: Reserved | None, fields: dict[str, Any]
 ) -> None:
@@ -84,6 +92,20 @@ def test_the_short_entry_of_an_answer_says_what_the_long_one_does(
     source = "" if usage is None else usage.source
     short = Answered("req_1", "stop", source, *tokens, 7, 12.0, 3.0, 10.0)
     assert account(opened, short, price) == account(opened, long, price)
+    untagged = begun(reserved=reserved, **fields)
+    found = brief(untagged, short, price)
+    if "user" in fields:
+        assert found is None
+    else:
+        assert found is not None
+        assert (row_of(found[0]), found[1]) == account([untagged], long, price)
+
+
+def test_a_figure_that_nobody_believes_has_no_short_form() -> None:
+    much = Answered("req_1", "stop", "reported", 2**41, 0, 0, 0, 0, 12.0, None, 10.0)
+    assert brief(begun(), much, price) is None
+    dear = Answered("req_1", "stop", "reported", 1, 1, 0, 0, 0, 12.0, None, 10.0)
+    assert brief(begun(), dear, lambda *_: (2**51, "")) is None
 
 
 def test_without_a_reservation_nothing_is_settled() -> None:

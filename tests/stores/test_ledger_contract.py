@@ -14,13 +14,14 @@ import msgspec
 import pytest
 
 from penstock.limits import Limit
-from penstock.stores import batch, sqlitewriter, sqlledger
-from penstock.stores.base import Ledger, Mark, RequestRow, RowQuery, StoreUnavailable, UsageLine, UsageQuery
+from penstock.stores import sqlitewriter, sqlledger
+from penstock.stores.base import Ledger, Mark, RequestRow, RowQuery, StoreUnavailable, UsageLine, UsageQuery, row_of
+from penstock.stores.base.ledger import MOST_NANOS, MOST_TOKENS
 from penstock.stores.memoryledger import MemoryLedger
 from penstock.stores.sql import open_stores
 from penstock.stores.sqlite import FILE
 from support.databases import KINDS, Place, place_of
-from support.ledger import NOON, a_row, an_attempt
+from support.ledger import NOON, a_brief, a_row, an_attempt
 
 NOW = NOON + 7 * 86_400
 
@@ -112,6 +113,44 @@ def test_a_row_comes_back_with_all_that_was_stored(opened: Open) -> None:
         lost = msgspec.structs.replace(lost, attempts=tries)
         await ledger.store([plain, lost], [])
         assert await kept(ledger) == [plain, lost]
+
+    run(opened, scenario)
+
+
+def briefs() -> list[RequestRow]:
+    """Rows that have a short form: of many keys and hours, some with nothing known of their price or first event."""
+    rows = []
+    for number in range(90):
+        sources: Any = {"prompt_source": ("reported", "estimated", "partial")[number % 3]}
+        sources["completion_source"] = sources["prompt_source"]
+        changes: Any = {
+            **sources,
+            "cost_nanos": None if number % 4 == 0 else number * 1000,
+            "model": f"gpt-{number % 2}",
+            "prompt_tokens": number,
+        }
+        row = a_row(number, NOON + number // 60 * 3600 + number, trace=b"", key_id=f"key_{number % 5}", **changes)
+        if number % 3 == 0:
+            row = msgspec.structs.replace(row, first_event_ms=None, stream=False)
+        attempt = an_attempt(row.id, duration_ms=700.0 + number, **changes)
+        rows.append(msgspec.structs.replace(row, attempts=(attempt,)))
+    return rows
+
+
+def test_a_row_in_its_short_form_is_the_same_row(opened: Open) -> None:
+    async def scenario(ledger: Ledger) -> None:
+        rows = briefs()
+        assert [row_of(a_brief(row)) for row in rows] == rows
+        whole = a_row(95, NOON + 5)
+        await ledger.store([a_brief(row) for row in rows[:47]], [Mark("j", 47)])
+        await ledger.store([whole, *(a_brief(row) for row in rows[40:60]), *rows[55:70]], [Mark("j", 70)])
+        await ledger.store([*rows[65:80], *(a_brief(row) for row in (*rows[80:], rows[85]))], [Mark("j", 90)])
+        assert await kept(ledger) == sorted([*rows, whole], key=lambda row: row.id)
+        expected = MemoryLedger(clock)
+        await expected.store([*rows, whole], [])
+        for by in ((), ("key", "hour"), ("target", "day")):
+            query = UsageQuery(by=by)
+            assert await ledger.usage(query) == await expected.usage(query)
 
     run(opened, scenario)
 
@@ -354,8 +393,8 @@ def test_figures_beyond_belief_do_not_stop_the_ledger(opened: Open) -> None:
         rows = [a_row(number, prompt_tokens=2**53, cost_nanos=2**80) for number in range(40)]
         await ledger.store(rows, [])
         (line,) = await ledger.usage(UsageQuery())
-        assert line.prompt_tokens == 40 * batch.MOST_TOKENS
-        assert line.cost_nanos == 40 * batch.MOST_NANOS
+        assert line.prompt_tokens == 40 * MOST_TOKENS
+        assert line.cost_nanos == 40 * MOST_NANOS
 
     run(opened, scenario)
 

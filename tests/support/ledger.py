@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from penstock.stores.base import AttemptRow, RequestRow
+from penstock.stores.base import AttemptRow, Brief, RequestRow
+from penstock.stores.base.ledger import NOTHING, SOURCES
 
 NOON = 1_793_880_000.0  # 2026-11-05T12:00Z
 
@@ -71,3 +72,29 @@ def a_row(number: int = 1, at: float = NOON, **changes: Any) -> RequestRow:
         attempts=(an_attempt(id_),),
     )
     return msgspec.structs.replace(row, **changes)
+
+
+def a_brief(row: RequestRow) -> Brief:
+    """A row of one attempt, of which there is no more to tell, in its short form."""
+    (attempt,) = row.attempts
+    assert attempt.duration_ms is not None
+    assert row.duration_ms is not None
+    return (
+        row.id,
+        (
+            *(row.key_id, row.project_id, row.endpoint, row.asked),
+            *(row.route, row.provider, row.model, row.price_version),
+        ),
+        row.started_at,
+        int(row.stream),
+        row.finish,
+        row.prompt_tokens,
+        row.cached_tokens,
+        row.completion_tokens,
+        row.reasoning_tokens,
+        SOURCES[row.state, row.prompt_source, row.completion_source],
+        NOTHING if row.first_event_ms is None else row.first_event_ms,
+        row.duration_ms,
+        attempt.duration_ms,
+        NOTHING if row.cost_nanos is None else row.cost_nanos,
+    )

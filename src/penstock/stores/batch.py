@@ -12,15 +12,28 @@ NOTHING into NULL.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, product
-from typing import Any, Final, TypeAlias, get_args
+from itertools import chain
+from typing import Any, Final, TypeAlias
 
 from msgspec.structs import astuple
 
-from penstock.stores.base.ledger import AttemptRow, RequestRow, State, TokenSource
+from penstock.stores.base.ledger import (
+    KINDS,
+    MOST_NANOS,
+    MOST_TOKENS,
+    NOTHING,
+    SOURCES,
+    AttemptRow,
+    Brief,
+    RequestRow,
+    Row,
+    Series,
+    row_of,
+)
 from penstock.stores.base.usage import DAY, HOUR, SIX_MINUTES
 
-Series: TypeAlias = tuple[str, str, str, str, str, str, str, str]
+Groups: TypeAlias = "dict[tuple[int, int], Values]"
+"""By the number of six minutes and that of a series: figures in the order of SUMS."""
 Values: TypeAlias = tuple[Any, ...]
 
 SERIES: Final = ("key_id", "project_id", "endpoint", "asked", "route", "provider", "model", "price_version")
@@ -46,19 +59,7 @@ ATTEMPT: Final = (
 )
 SUMS: Final = ("requests", *TOKENS, "estimated_tokens", "partial_tokens", "cost_nanos", "unpriced")
 UNKNOWN: Final = ("cost_nanos", "duration_ms", "first_event_ms")  # may be NULL
-NOTHING: Final = -1
-
 SPANS: Final = (SIX_MINUTES, HOUR, DAY)  # what is summed over
-
-# One number for the source of the prompt's tokens, that of the completion's, and whether the row is whole.
-SOURCES: Final[Mapping[tuple[str, str, str], int]] = {
-    kinds: number for number, kinds in enumerate(product(get_args(State), get_args(TokenSource), get_args(TokenSource)))
-}
-KINDS: Final = tuple(SOURCES)
-
-# Above these a figure is not believed, for the sums of many must stay below 2**63.
-MOST_TOKENS: Final = 2**40
-MOST_NANOS: Final = 2**50
 
 _P, _CACHED, _C, _REASONING, _SOURCES, _COST = (REQUEST.index(name) for name in (*TOKENS, "sources", "cost_nanos"))
 _SERIES, _STARTED = REQUEST.index("series"), REQUEST.index("started_at")
@@ -100,19 +101,22 @@ class Batch:
     def ids(self) -> list[str]:
         return [values[0] for values in chain(self.plain, self.detailed)]
 
-    def sums(self) -> list[Values]:
+    def sums(self, more: Groups | None = None) -> list[Values]:
         """What the requests add to the sums: span, beginning, series, and the figures in the order of SUMS.
 
-        In one order whatever the batch, so that two writers never wait for each other crosswise.
+        In one order whatever the batch, so that two writers never wait for each other crosswise. `more`: of others.
         """
-        groups: dict[tuple[int, int], list[Values]] = {}
+        grouped: dict[tuple[int, int], list[Values]] = {}
         for values in chain(self.plain, self.detailed):
             group = (int(values[_STARTED]) // SIX_MINUTES, values[_SERIES])
-            if group in groups:
-                groups[group].append(values)
+            if group in grouped:
+                grouped[group].append(values)
             else:
-                groups[group] = [values]
-        found = [(number * SIX_MINUTES, series, _figures(rows)) for (number, series), rows in sorted(groups.items())]
+                grouped[group] = [values]
+        groups = {group: _figures(rows) for group, rows in grouped.items()}
+        for group, figures in (more or {}).items():
+            groups[group] = _added(groups.get(group), figures)
+        found = [(number * SIX_MINUTES, series, figures) for (number, series), figures in sorted(groups.items())]
         if found and found[0][0] == found[-1][0]:  # as nearly always: then it adds the same to all spans
             return [
                 (span, begin - begin % span, series, *figures) for span in SPANS for begin, series, figures in found
@@ -121,19 +125,56 @@ class Batch:
         for begin, series, figures in found:
             for span in SPANS:
                 place = (span, begin - begin % span, series)
-                before = totals.get(place)
-                totals[place] = figures if before is None else tuple(map(int.__add__, before, figures))
+                totals[place] = _added(totals.get(place), figures)
         return [(*place, *totals[place]) for place in sorted(totals)]
 
 
-def batch(rows: Iterable[RequestRow], numbers: Mapping[Series, int]) -> Batch:
+class Briefs:
+    """Brief rows, whose values stand one after the other in `flat`, WIDTH to a row, a series as its number."""
+
+    WIDTH = 14
+
+    def __init__(self, rows: Sequence[Brief], numbers: Mapping[Series, int]) -> None:
+        """Raises Unnumbered."""
+        self.flat: list[Any] = list(chain.from_iterable(rows))
+        flat = self.flat
+        self._rows = rows
+        series = flat[1 :: self.WIDTH]
+        try:
+            flat[1 :: self.WIDTH] = [numbers[one] for one in series]
+        except KeyError:
+            raise Unnumbered(set(series) - numbers.keys()) from None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def groups(self) -> Groups:
+        """Their figures."""
+        if not self._rows:
+            return {}
+        width, flat = self.WIDTH, self.flat
+        times = [int(at) // SIX_MINUTES for at in flat[2::width]]
+        columns = [flat[place::width] for place in (5, 6, 7, 8, 13, 9)]
+        places = list(zip(times, flat[1::width], strict=True))
+        if places.count(places[0]) == len(places):
+            return {places[0]: _totals(*columns)}
+        grouped: dict[tuple[int, int], list[Values]] = {}
+        for place, values in zip(places, zip(*columns, strict=True), strict=True):
+            if place in grouped:
+                grouped[place].append(values)
+            else:
+                grouped[place] = [values]
+        return {place: _totals(*zip(*values, strict=True)) for place, values in grouped.items()}
+
+
+def batch(rows: Iterable[Row], numbers: Mapping[Series, int]) -> Batch:
     """The rows as columns. `numbers`: of the series; raises Unnumbered with those that it lacks."""
     plain: list[Values] = []
     detailed: list[Values] = []
     attempts: list[Values] = []
     missing: set[Series] = set()
     sources = SOURCES
-    for row in rows:
+    for row in map(row_of, rows):
         # fmt: off
         (
             id_, started_at, key_id, project_id, endpoint, asked, route, provider, model, stream, status, ended, code,
@@ -191,36 +232,37 @@ def _bounded(*figures: int | None) -> Iterator[int | None]:
     yield None if cost is None else min(cost, MOST_NANOS)
 
 
-def _figures(rows: Sequence[Values]) -> tuple[int, ...]:
-    """The figures of some rows together, in the order of SUMS."""
-    if len(rows) == 1 and not rows[0][_SOURCES]:  # as most are where many keys call
-        row = rows[0]
-        priced = row[_COST] != NOTHING
-        cost = row[_COST] if priced else 0
-        return 1, row[_P], row[_CACHED], row[_C], row[_REASONING], 0, 0, cost, 0 if priced else 1
+def _figures(rows: Sequence[Values]) -> Values:
+    """The figures of some rows together."""
     columns = tuple(zip(*rows, strict=False))  # of plain ones the others have the columns, too
-    costs = columns[_COST]
+    return _totals(*(columns[place] for place in (_P, _CACHED, _C, _REASONING, _COST, _SOURCES)))
+
+
+def _totals(
+    prompts: Sequence[int],
+    cached: Sequence[int],
+    completions: Sequence[int],
+    reasoning: Sequence[int],
+    costs: Sequence[int],
+    sources: Sequence[int],
+) -> Values:
+    """Columns as figures in the order of SUMS."""
     unpriced = costs.count(NOTHING)
     estimated = partial = 0
-    if any(columns[_SOURCES]):
-        for row in rows:
-            _, of_prompt, of_completion = KINDS[row[_SOURCES]]
-            for source, tokens in ((of_prompt, row[_P]), (of_completion, row[_C])):
+    if any(sources):
+        for kind, prompt, completion in zip(sources, prompts, completions, strict=True):
+            _, of_prompt, of_completion = KINDS[kind]
+            for source, count in ((of_prompt, prompt), (of_completion, completion)):
                 if source == "estimated":
-                    estimated += tokens
+                    estimated += count
                 elif source == "partial":
-                    partial += tokens
-    return (
-        len(rows),
-        sum(columns[_P]),
-        sum(columns[_CACHED]),
-        sum(columns[_C]),
-        sum(columns[_REASONING]),
-        estimated,
-        partial,
-        sum(costs) + unpriced,
-        unpriced,
-    )
+                    partial += count
+    tokens = sum(prompts), sum(cached), sum(completions), sum(reasoning)
+    return (len(prompts), *tokens, estimated, partial, sum(costs) - NOTHING * unpriced, unpriced)
+
+
+def _added(before: Values | None, figures: Values) -> Values:
+    return figures if before is None else tuple(map(int.__add__, before, figures))
 
 
 def request_of(values: Sequence[Any], series: Series, attempts: Sequence[AttemptRow]) -> RequestRow:

@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
 from penstock.limits import METERS, Limit
-from penstock.stores.base import Mark, RequestRow, RowQuery, UsageLine, UsageQuery
+from penstock.stores.base import Mark, RequestRow, Row, RowQuery, UsageLine, UsageQuery, row_of
+from penstock.stores.base.ledger import Series
 from penstock.stores.base.usage import DAY
-from penstock.stores.batch import SPANS, SUMS, Series, Unnumbered, batch
+from penstock.stores.batch import SPANS, SUMS, Unnumbered, batch
 from penstock.stores.spans import group_of, id_at, pieces, span_within, tagged
 
 
@@ -29,10 +30,10 @@ class MemoryLedger:
         self._sums: dict[tuple[int, int, int], list[int]] = {}
         self._marks: dict[str, int] = {}
 
-    async def store(self, rows: Sequence[RequestRow], marks: Sequence[Mark]) -> None:
+    async def store(self, rows: Sequence[Row], marks: Sequence[Mark]) -> None:
         await asyncio.sleep(0)
         new: dict[str, RequestRow] = {}
-        for row in rows:
+        for row in map(row_of, rows):
             if row.id not in self._rows:
                 new.setdefault(row.id, row)
         for span, start, series, *figures in self._summed(new.values()):

@@ -18,17 +18,16 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from penstock.stores import schema
-from penstock.stores.base import Mark, RequestRow
+from penstock.stores.base import Mark, Row
+from penstock.stores.base.ledger import NOTHING, Series
 from penstock.stores.batch import (
     ATTEMPT,
-    NOTHING,
     PLAIN,
     REQUEST,
     SERIES,
     SUMS,
     UNKNOWN,
     Batch,
-    Series,
     Unnumbered,
     Values,
     batch,
@@ -43,7 +42,7 @@ class PostgresWriter:
         self._database = database
         self._numbers: dict[Series, int] = {}
 
-    async def store(self, rows: Sequence[RequestRow], marks: Sequence[Mark]) -> None:
+    async def store(self, rows: Sequence[Row], marks: Sequence[Mark]) -> None:
         try:
             new = batch(rows, self._numbers)
         except Unnumbered as error:

@@ -1,7 +1,8 @@
 """Stores rows of the ledger in SQLite: a connection of its own in a thread of its own, one transaction for each batch.
 
-How it works: rows are bound by the driver itself, twenty to a statement, with `synchronous` at NORMAL: what was stored
-survives the end of any process at once, and a loss of power from the next `sync` on.
+How it works: rows are bound by the driver itself, twenty to a statement, brief ones by one list for both tables, with
+`synchronous` at NORMAL: what was stored survives the end of any process at once, and a loss of power from the next
+`sync` on.
 In the common case every row is new, which the count of inserted rows says; else the transaction is rolled back, what
 is there already is looked up and left out, and so the sums add what is really new and nothing else.
 
@@ -21,17 +22,17 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.stores.base import Mark, RequestRow
+from penstock.stores.base import Mark, Row
+from penstock.stores.base.ledger import NOTHING, Series
 from penstock.stores.batch import (
     ATTEMPT,
-    NOTHING,
     PLAIN,
     REQUEST,
     SERIES,
     SUMS,
     UNKNOWN,
     Batch,
-    Series,
+    Briefs,
     Unnumbered,
     Values,
     batch,
@@ -52,7 +53,7 @@ class SqliteWriter:
         self._connection: sqlite3.Connection | None = None
         self._numbers: dict[Series, int] = {}
 
-    async def store(self, rows: Sequence[RequestRow], marks: Sequence[Mark]) -> None:
+    async def store(self, rows: Sequence[Row], marks: Sequence[Mark]) -> None:
         await self._run(lambda connection: self._store(connection, rows, marks))
 
     async def sync(self) -> None:
@@ -84,22 +85,29 @@ class SqliteWriter:
             connection.close()  # which rolls back what was begun
             raise
 
-    def _store(self, connection: sqlite3.Connection, rows: Sequence[RequestRow], marks: Sequence[Mark]) -> None:
-        try:
-            new = batch(rows, self._numbers)
-        except Unnumbered as error:
-            self._number(connection, error.series)
-            new = batch(rows, self._numbers)
+    def _store(self, connection: sqlite3.Connection, rows: Sequence[Row], marks: Sequence[Mark]) -> None:
+        brief, new = self._numbered(connection, rows)
         connection.execute("BEGIN IMMEDIATE")
-        if _insert(connection, new) != len(new):
+        if _insert(connection, brief, new) != len(rows):
             connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
-            new = new.without(_present(connection, new.ids()))
-            _insert(connection, new)
+            whole = batch(rows, self._numbers)
+            brief, new = Briefs((), self._numbers), whole.without(_present(connection, whole.ids()))
+            _insert(connection, brief, new)
+        _BRIEF_ATTEMPTS.insert(connection, brief)
         _ATTEMPTS.insert(connection, new.attempts)
-        _SUMS.insert(connection, new.sums())
+        _SUMS.insert(connection, new.sums(brief.groups()))
         connection.executemany(_MARK, [(mark.journal, mark.position) for mark in marks])
         connection.execute("COMMIT")
+
+    def _numbered(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> tuple[Briefs, Batch]:
+        briefs = [row for row in rows if isinstance(row, tuple)]
+        others = [row for row in rows if not isinstance(row, tuple)] if len(briefs) < len(rows) else []
+        while True:
+            try:
+                return Briefs(briefs, self._numbers), batch(others, self._numbers)
+            except Unnumbered as error:
+                self._number(connection, error.series)
 
     def _number(self, connection: sqlite3.Connection, series: Collection[Series]) -> None:
         """Give series their numbers. It is a transaction of its own: one that no row names does no harm."""
@@ -134,9 +142,41 @@ class _Insert:
         return self._text + ", ".join([self._row] * count) + self._conflict
 
 
-def _insert(connection: sqlite3.Connection, new: Batch) -> int:
+class _InsertBriefs:
+    """Inserts brief rows into one table, whose columns `values` names each with what it has of a row: a constant, or in
+    braces the place of a value. So one list is bound for both tables, and the last of its values must be in each."""
+
+    def __init__(self, table: str, **values: str) -> None:
+        self._text = f"INSERT INTO {table} ({', '.join(values)}) VALUES "
+        self._row = f"({', '.join(values.values())})"
+        self._texts: dict[int, str] = {}
+
+    def insert(self, connection: sqlite3.Connection, brief: Briefs) -> int:
+        """How many were inserted."""
+        flat, each = brief.flat, TOGETHER * Briefs.WIDTH
+        whole = len(flat) // each * each
+        inserted = 0
+        if whole:
+            chunks = (flat[place : place + each] for place in range(0, whole, each))
+            inserted = connection.executemany(self._of(TOGETHER), chunks).rowcount
+        if whole < len(flat):
+            inserted += connection.execute(self._of((len(flat) - whole) // Briefs.WIDTH), flat[whole:]).rowcount
+        return inserted
+
+    def _of(self, count: int) -> str:
+        if count not in self._texts:
+            rows = (
+                self._row.format(*(f"?{at + place}" for place in range(1, Briefs.WIDTH + 1)))
+                for at in range(0, count * Briefs.WIDTH, Briefs.WIDTH)
+            )
+            self._texts[count] = f"{self._text}{', '.join(rows)} ON CONFLICT DO NOTHING"
+        return self._texts[count]
+
+
+def _insert(connection: sqlite3.Connection, brief: Briefs, new: Batch) -> int:
     """How many requests were inserted."""
-    return _PLAIN.insert(connection, new.plain) + _REQUESTS.insert(connection, new.detailed)
+    inserted = _PLAIN.insert(connection, new.plain) + _REQUESTS.insert(connection, new.detailed)
+    return inserted + _BRIEF_REQUESTS.insert(connection, brief)
 
 
 def _sync(path: Path) -> None:
@@ -167,6 +207,38 @@ def _marks_of(count: int) -> str:
 _PLAIN = _Insert("ledger_requests", PLAIN)
 _REQUESTS = _Insert("ledger_requests", REQUEST)
 _ATTEMPTS = _Insert("ledger_attempts", ATTEMPT)
+_COST = {
+    "prompt_tokens": "{5}",
+    "cached_tokens": "{6}",
+    "completion_tokens": "{7}",
+    "reasoning_tokens": "{8}",
+    "sources": "{9}",
+    "cost_nanos": f"nullif({{13}}, {NOTHING})",
+}
+_BRIEF_REQUESTS = _InsertBriefs(
+    "ledger_requests",
+    id="{0}",
+    series="{1}",
+    started_at="{2}",
+    stream="{3}",
+    status="200",
+    ended="'ok'",
+    finish="{4}",
+    first_event_ms=f"nullif({{10}}, {NOTHING})",
+    duration_ms=f"nullif({{11}}, {NOTHING})",
+    **_COST,
+)
+_BRIEF_ATTEMPTS = _InsertBriefs(
+    "ledger_attempts",
+    request_id="{0}",
+    number="1",
+    series="{1}",
+    status="200",
+    outcome="'ok'",
+    duration_ms=f"nullif({{12}}, {NOTHING})",
+    wait_ms="0.0",
+    **_COST,
+)
 _SUMS = _Insert(
     "ledger_sums",
     ("span", "start", "series", *SUMS),

@@ -1,9 +1,10 @@
 """Drains the workers' journals: every request is settled at once, and its row stored as soon as the store takes it.
 
 How it works: the journals of all workers are read some twenty times a second. What is found is priced, settled, and
-handed as rows to the store, many at a time and each journal's in order; the same transaction notes how far that journal
-is stored, so that no row is stored twice, whatever is read again. What is stored of a journal is deleted. When a worker
-has ended, its journal is read to the end, and what it had begun and not ended becomes rows marked partial.
+handed as rows to the store, those of a tenth of a second together and each journal's in order, for a transaction costs
+as much as some hundred rows; the same transaction notes how far that journal is stored, so that no row is stored twice,
+whatever is read again. What is stored of a journal is deleted. When a worker has ended, its journal is read to the end,
+and what it had begun and not ended becomes rows marked partial.
 
 Journals that were left by a parent that died are drained like those of workers that have ended, first of all; but
 nothing of them is settled, since it may have been: what was reserved for it stays so until its window has passed.
@@ -30,13 +31,13 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from penstock.control.ledger.reading import Reading, journals, remove, retire, segments
-from penstock.control.ledger.rows import Price, account
-from penstock.journal import LAST, LOCK, SEGMENT_BYTES, Entry
+from penstock.control.ledger.rows import Price, account, brief
+from penstock.journal import LAST, LOCK, SEGMENT_BYTES, Answered, Begun, End, Entry
 from penstock.link import SeriesValue
-from penstock.stores.base import LedgerWriter, Mark, RequestRow, StoreUnavailable
+from penstock.stores.base import LedgerWriter, Mark, RequestRow, Row, StoreUnavailable
 from penstock.types import Settlement
 
 _T = TypeVar("_T")
@@ -45,8 +46,9 @@ JOURNAL = "journal"  # in the data directory
 
 POLL_SECONDS = 0.05
 RETRY_SECONDS = 1.0
-SLICE = 1000  # entries that are read of a journal before others have their turn
-BATCH = 1000  # rows in a transaction
+GATHER_SECONDS = 0.1
+SLICE = 2000  # entries that are read of a journal before others have their turn
+BATCH = 2000  # rows in a transaction
 WAITING = 20_000  # rows in memory
 
 _log = logging.getLogger("penstock.ledger")
@@ -54,16 +56,8 @@ _log = logging.getLogger("penstock.ledger")
 Settle = Callable[[Sequence[Settlement]], object]
 
 
-class _Waiting:
-    """A row that is not stored yet; `entries` are those that it would be made of again."""
-
-    __slots__ = ("entries", "position", "row", "since")
-
-    def __init__(self, position: int, row: RequestRow, entries: list[Entry], since: float) -> None:
-        self.position = position
-        self.row = row
-        self.entries = entries
-        self.since = since
+_Waiting: TypeAlias = tuple[int, Row, list[Entry], float]
+"""A row that is not stored yet: its position; itself; the entries that it would be made of again; since when."""
 
 
 class _Journal:
@@ -92,7 +86,7 @@ class _Journal:
 
     def unstored(self) -> list[Entry]:
         """What must be carried over when segments are deleted."""
-        opened = itertools.chain(self.reading.opened.values(), (one.entries for one in self.waiting))
+        opened = itertools.chain(self.reading.opened.values(), (entries for _, _, entries, _ in self.waiting))
         return list(itertools.chain.from_iterable(opened))
 
     def close(self) -> None:
@@ -131,6 +125,7 @@ class Drain:
         self._current: dict[int, _Journal] = {}  # by worker
         self._left: set[Path] | None = None  # directories of others that were here first; None: not looked for yet
         self._waiting = 0
+        self._closing = False
         self._ok = True
         self._deleting: asyncio.Future[None] | None = None
         self._undeletable = False
@@ -163,6 +158,7 @@ class Drain:
 
     async def close(self, store: LedgerWriter | None, within: float) -> None:
         """No worker is left and `run` has ended: store what there still is, as far as that goes in time."""
+        self._closing = True
         for worker in list(self._current):
             self.end(worker)
         if store is not None:
@@ -189,7 +185,7 @@ class Drain:
 
     def series(self) -> Sequence[SeriesValue]:
         """What there is to be seen."""
-        since = [journal.waiting[0].since for journal in self._journals if journal.waiting]
+        since = [journal.waiting[0][3] for journal in self._journals if journal.waiting]
         size = sum(len(segments(journal.prefix)) for journal in self._journals) * SEGMENT_BYTES
         return (
             *(SeriesValue("penstock_ledger_rows_total", (state,), count) for state, count in self._rows.items()),
@@ -243,9 +239,7 @@ class Drain:
             busy = False
             now = list(self._journals)
             for journal in now:
-                before = journal.reading.position
-                self._advance(journal, settlements)
-                busy = busy or journal.reading.position != before or journal.rereading is not None
+                busy = self._advance(journal, settlements) or busy
                 if len(settlements) >= SLICE:
                     self._settle(settlements)
                     settlements = []
@@ -256,23 +250,26 @@ class Drain:
                 if journal.lost and journal.settled is not None:
                     journal.settled()
                     journal.settled = None
-            await asyncio.sleep(POLL_SECONDS if not busy or self._waiting >= WAITING else POLL_SECONDS / 5)
+            await asyncio.sleep(0.0 if busy else POLL_SECONDS)
 
-    def _advance(self, journal: _Journal, settlements: list[Settlement]) -> None:
-        """Read a slice of one journal."""
-        reading = journal.reading
+    def _advance(self, journal: _Journal, settlements: list[Settlement]) -> bool:
+        """Read a slice of one journal; whether there is more to be read of it at once."""
+        reading, more = journal.reading, False
         if journal.settles or self._waiting < WAITING:
-            for closed in reading.read(SLICE, journal.ended):
-                row, settlement = account(closed.opened, closed.done, self._price)
+            now = self._clock()
+            for position, opened, done in reading.read(SLICE, journal.ended):
+                row, settlement = self._account(opened, done)
                 if settlement is not None and journal.settles:
                     settlements.append(settlement)
-                if closed.position > journal.queued and not journal.behind:
+                if position > journal.queued and not journal.behind:
                     if self._waiting < WAITING or not journal.settles:
-                        self._put(journal, closed.position, row, closed.opened)
+                        self._put(journal, (position, row, opened, now))
                     else:
                         journal.behind = True
+            more = reading.cut
         if journal.behind and self._ok and not journal.retiring and self._waiting < WAITING:
             self._reread(journal)
+            more = more or journal.behind
         if reading.over and not journal.lost:
             journal.lost = True
             for opened in reading.opened.values() if journal.queued < LAST else ():
@@ -282,8 +279,9 @@ class Drain:
                     settlements.append(settlement)
         if journal.last and not journal.behind:
             for row, opened in journal.last:
-                self._put(journal, LAST, row, opened)
+                self._put(journal, (LAST, row, opened, self._clock()))
             journal.last = []
+        return more
 
     def _reread(self, journal: _Journal) -> None:
         """Read rows that there was no room for; up to where the journal has been read for its settlements."""
@@ -291,18 +289,25 @@ class Drain:
         rereading = journal.rereading
         if rereading is None:
             rereading = journal.rereading = Reading(journal.prefix)
-        for closed in rereading.read(SLICE, journal.ended, until):
-            if closed.position > journal.queued:
-                row, _ = account(closed.opened, closed.done, self._price)
-                self._put(journal, closed.position, row, closed.opened)
+        now = self._clock()
+        for position, opened, done in rereading.read(SLICE, journal.ended, until):
+            if position > journal.queued:
+                row, _ = self._account(opened, done)
+                self._put(journal, (position, row, opened, now))
         if rereading.position == until:
             rereading.close()
             journal.rereading = None
             journal.behind = False
 
-    def _put(self, journal: _Journal, position: int, row: RequestRow, opened: list[Entry]) -> None:
-        journal.waiting.append(_Waiting(position, row, opened, self._clock()))
-        journal.queued = position
+    def _account(self, opened: list[Entry], done: End) -> tuple[Row, Settlement | None]:
+        begun, found = opened[0], None
+        if type(done) is Answered and type(begun) is Begun:
+            found = brief(begun, done, self._price)
+        return account(opened, done, self._price) if found is None else found
+
+    def _put(self, journal: _Journal, waiting: _Waiting) -> None:
+        journal.waiting.append(waiting)
+        journal.queued = waiting[0]
         self._waiting += 1
         self._more.set()
 
@@ -310,20 +315,22 @@ class Drain:
 
     async def _write(self, store: LedgerWriter) -> None:
         while True:
-            batch = self._batch()
-            if not batch:
+            if not self._waiting:
                 self._more.clear()
                 await self._more.wait()
-                continue
-            rows = [one.row for _, some in batch for one in some]
-            marks = [Mark(journal.name, some[-1].position) for journal, some in batch]
+            if self._waiting < BATCH and not self._closing:
+                await asyncio.sleep(GATHER_SECONDS)
+            batch = self._batch()
+            rows = [row for _, some in batch for _, row, _, _ in some]
+            marks = [Mark(journal.name, some[-1][0]) for journal, some in batch]
             await self._asked(functools.partial(store.store, rows, marks))
             for journal, some in batch:
                 for _ in some:
                     journal.waiting.popleft()
             self._waiting -= len(rows)
-            for row in rows:
-                self._rows[row.state] += 1
+            partial = sum(isinstance(row, RequestRow) and row.state == "partial" for row in rows)
+            self._rows["partial"] += partial
+            self._rows["complete"] += len(rows) - partial
 
     def _batch(self) -> list[tuple[_Journal, list[_Waiting]]]:
         """What is stored next: of each journal its first rows; those that have one position, a mark's, together."""
@@ -332,8 +339,7 @@ class Drain:
         batch = []
         for journal in journals:
             some = list(itertools.islice(journal.waiting, share))
-            last = some[-1].position
-            if last == LAST:
+            if some[-1][0] == LAST:
                 some = list(journal.waiting)
             batch.append((journal, some))
         return batch
@@ -372,7 +378,7 @@ class Drain:
                     continue
                 before = journal.reading.number
                 if journal.waiting:
-                    before = min(before, journal.waiting[0].position >> 32)
+                    before = min(before, journal.waiting[0][0] >> 32)
                 if before > journal.kept and not journal.behind:
                     journal.retiring = True
                     unstored = journal.unstored()  # before anything else is stored, which the disk may not have yet

@@ -16,7 +16,7 @@ import os
 import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeAlias
 
 from penstock.journal import (
     ENTRY_BYTES,
@@ -36,17 +36,12 @@ from penstock.journal import (
 )
 
 CARRIED = ".open"
-_ENDS = Answered, Done
 
 _log = logging.getLogger("penstock.ledger")
 
 
-class Closed(NamedTuple):
-    """A request that has ended. `position`: after its last entry; `opened`: what came before that."""
-
-    position: int
-    opened: list[Entry]
-    done: End
+Closed: TypeAlias = tuple[int, list[Entry], End]
+"""A request that has ended: the position after its last entry; what came before that; that entry."""
 
 
 class Reading:
@@ -58,6 +53,7 @@ class Reading:
         self.number = 0  # of the segment that is read
         self._offset = 0
         self.opened: dict[str, list[Entry]] = {}  # requests that have not ended, by id
+        self.cut = False  # there was more than the last `read` was to read
         self.over = False
         for entry in carried(prefix):
             self._open(entry)
@@ -81,19 +77,24 @@ class Reading:
             for end, entry in taken:
                 if until is not None and segment | end > until:
                     return found
-                self._offset = end
-                if isinstance(entry, _ENDS):
+                if type(entry) is Begun:
+                    if entry.id not in open_:
+                        open_[entry.id] = [entry]
+                    else:
+                        self._open(entry)
+                elif type(entry) is Answered or type(entry) is Done:
                     opened = open_.pop(entry.id, None)
                     if opened is not None:
-                        found.append(Closed(segment | end, opened, entry))
-                elif isinstance(entry, Begun) and entry.id not in open_:
-                    open_[entry.id] = [entry]
+                        found.append((segment | end, opened, entry))
                 else:
                     self._open(entry)
+                if until is not None:
+                    self._offset = end
             most -= len(taken)
             self._offset = offset
             if not taken and not (self._is_full(offset, ended) and self._turn(ended)):
                 break
+        self.cut = most <= 0
         return found
 
     def close(self) -> None:

@@ -18,8 +18,8 @@ import msgspec
 
 from penstock.errors import FailureKind
 from penstock.journal import Answered, Begun, Done, End, Ended, Entry, Reserved, Spent, Tried
-from penstock.stores.base import AttemptRow, RequestRow
-from penstock.stores.base.ledger import TokenSource
+from penstock.stores.base import AttemptRow, Brief, RequestRow
+from penstock.stores.base.ledger import MOST_NANOS, MOST_TOKENS, NOTHING, SOURCES, TokenSource
 from penstock.types import Claim, Settlement, Usage
 from penstock.wire.estimate import BYTES_PER_TOKEN
 
@@ -46,6 +46,9 @@ class _Cost(NamedTuple):
 
 
 _FREE = _Cost(0, 0, 0, 0, "estimated", "estimated", 0, "")
+_REPORTED, _ESTIMATED, _PARTIAL = (
+    SOURCES["complete", source, source] for source in ("reported", "estimated", "partial")
+)
 _WORST: dict[TokenSource, int] = {"reported": 0, "estimated": 1, "partial": 2}
 
 
@@ -55,7 +58,7 @@ def account(entries: Sequence[Entry], done: End | None, price: Price) -> tuple[R
     begun = entries[0]
     assert isinstance(begun, Begun)
     if isinstance(done, Answered):
-        return _answered(begun, done, price)
+        done = _told_at_length(begun, done)
     ends: dict[int, Tried] = {}
     for entry in (*entries, *(() if done is None else (done,))):
         if isinstance(entry, Ended | Done):
@@ -67,43 +70,73 @@ def account(entries: Sequence[Entry], done: End | None, price: Price) -> tuple[R
     return row, _settlement(begun.reserved, cost)
 
 
-def _answered(begun: Begun, done: Answered, price: Price) -> tuple[RequestRow, Settlement | None]:
-    """As `account`, and quicker, of what is nearly all."""
-    of_prompt: TokenSource = "reported"
+def brief(begun: Begun, done: Answered, price: Price) -> tuple[Brief, Settlement | None] | None:
+    """As `account`, and quicker, of what is nearly all; None where there is more to tell."""
+    if begun.tags or begun.user or begun.safety_identifier:
+        return None
     prompt, completion, cached, reasoning = (
         done.prompt_tokens,
         done.completion_tokens,
         done.cached_tokens,
         done.reasoning_tokens,
     )
+    sources = _REPORTED
     if done.source != "reported":
-        of_prompt = "partial" if done.source == "partial" else "estimated"
+        sources = _PARTIAL if done.source == "partial" else _ESTIMATED
         if not done.source:
             prompt, completion = -(-begun.prompt_bytes // BYTES_PER_TOKEN), done.heard
-    provider, started_at, id = begun.provider, begun.started_at, begun.id
+    provider, started_at = begun.provider, begun.started_at
     model, asked = begun.model, begun.asked
     nanos, version = price(provider, model, Usage(prompt, completion, cached, reasoning), started_at)
-    user, safety_identifier = begun.user, begun.safety_identifier
+    if prompt + completion + cached + reasoning > MOST_TOKENS or (nanos is not None and nanos > MOST_NANOS):
+        return None
     if "\0" in model or "\0" in asked:
         model, asked = _clean(model), _clean(asked)
-    # By position, in the order of the declaration: names would cost as much as the rest.
-    # fmt: off
-    attempt = AttemptRow(
-        f"{id}/1", id, 1, provider, model, 200, "ok", prompt, cached, completion, reasoning, of_prompt, of_prompt,
-        nanos, version, done.took_ms, 0.0, "complete",
+    first = done.first_event_ms
+    row = (
+        begun.id,
+        (begun.key_id, begun.project_id, begun.endpoint, asked, begun.route, provider, model, version),
+        started_at,
+        1 if begun.stream else 0,
+        done.finish,
+        prompt,
+        cached,
+        completion,
+        reasoning,
+        sources,
+        NOTHING if first is None else first,
+        done.duration_ms,
+        done.took_ms,
+        NOTHING if nanos is None else nanos,
     )
-    row = RequestRow(
-        id, started_at, begun.key_id, begun.project_id, begun.endpoint, asked, begun.route, provider, model,
-        begun.stream, 200, "ok", None, done.finish, prompt, cached, completion, reasoning, of_prompt, of_prompt,
-        nanos, version, done.duration_ms, done.first_event_ms, ",".join(begun.tags), user and _clean(user),
-        safety_identifier and _clean(safety_identifier), b"", "complete", (attempt,),
-    )
-    # fmt: on
     reserved = begun.reserved
     if reserved is None:
         return row, None
     actual = Claim(reserved.requests, prompt + completion, reserved.nanos if nanos is None else nanos)
     return row, Settlement(reserved.lease, Claim(reserved.requests, reserved.tokens, reserved.nanos), actual)
+
+
+def _told_at_length(begun: Begun, done: Answered) -> Done:
+    usage = None
+    if done.source:
+        usage = Spent(
+            done.prompt_tokens, done.completion_tokens, done.cached_tokens, done.reasoning_tokens, done.source
+        )
+    return Done(
+        done.id,
+        200,
+        "ok",
+        None,
+        done.finish,
+        begun.provider,
+        begun.model,
+        usage,
+        done.heard,
+        done.duration_ms,
+        done.first_event_ms,
+        0,
+        (Tried(begun.provider, begun.model, 200, "ok", done.took_ms),),
+    )
 
 
 def _attempts(

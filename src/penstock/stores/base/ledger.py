@@ -9,12 +9,28 @@ never stored twice.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from itertools import product
+from typing import Final, Literal, Protocol, TypeAlias, get_args
 
 import msgspec
 
 TokenSource = Literal["reported", "estimated", "partial"]
 State = Literal["complete", "partial"]
+
+# One number for whether a row is whole, the source of the prompt's tokens, and that of the completion's.
+SOURCES: Final[Mapping[tuple[State, TokenSource, TokenSource], int]] = {
+    kinds: number for number, kinds in enumerate(product(get_args(State), get_args(TokenSource), get_args(TokenSource)))
+}
+KINDS: Final = tuple(SOURCES)
+
+NOTHING: Final = -1  # a figure that is not known, of a brief row
+
+# Above these a figure is not believed, for the sums of many must stay below 2**63.
+MOST_TOKENS: Final = 2**40  # of all kinds together
+MOST_NANOS: Final = 2**50
+
+Series: TypeAlias = tuple[str, str, str, str, str, str, str, str]
+"""The texts of a request that repeat: key, project, endpoint, model as asked, route, provider, its model, prices."""
 
 
 class AttemptRow(msgspec.Struct, frozen=True, gc=False):
@@ -89,6 +105,40 @@ class RequestRow(msgspec.Struct, frozen=True, gc=False):
     attempts: tuple[AttemptRow, ...]
 
 
+Brief: TypeAlias = tuple[str, Series, float, int, str, int, int, int, int, int, float, float, float, int]
+"""A request as nearly all are, in a form that costs little: its one attempt answered it with 200, to the end, and that
+is all there is to tell. Its values are id, series, started_at, stream, finish, the tokens of prompt, cached, completion
+and reasoning, their sources as SOURCES numbers them, first_event_ms, duration_ms, the attempt's, and cost_nanos. What
+is not known is NOTHING, and the figures are believed."""
+
+Row: TypeAlias = RequestRow | Brief
+
+
+def row_of(row: Row) -> RequestRow:
+    """The same with all its values."""
+    if isinstance(row, RequestRow):
+        return row
+    # fmt: off
+    (
+        id_, series, started_at, stream, finish, prompt, cached, completion, reasoning, sources, first, took, its, cost,
+    ) = row
+    key_id, project_id, endpoint, asked, route, provider, model, price = series
+    state, of_prompt, of_completion = KINDS[sources]
+    nanos = None if cost == NOTHING else cost
+    first_event = None if first == NOTHING else first
+    # By position, in the order of the declaration: names would cost as much as the rest.
+    attempt = AttemptRow(
+        f"{id_}/1", id_, 1, provider, model, 200, "ok", prompt, cached, completion, reasoning,
+        of_prompt, of_completion, nanos, price, its, 0.0, state,
+    )
+    return RequestRow(
+        id_, started_at, key_id, project_id, endpoint, asked, route, provider, model, bool(stream), 200, "ok", None,
+        finish, prompt, cached, completion, reasoning, of_prompt, of_completion, nanos, price, took, first_event,
+        "", None, None, b"", state, (attempt,),
+    )
+    # fmt: on
+
+
 class Mark(msgspec.Struct, frozen=True):
     """How far a journal has been stored. `position` only ever grows."""
 
@@ -99,7 +149,7 @@ class Mark(msgspec.Struct, frozen=True):
 class LedgerWriter(Protocol):
     """Takes rows. Every method may raise StoreUnavailable, and has then changed nothing."""
 
-    async def store(self, rows: Sequence[RequestRow], marks: Sequence[Mark]) -> None:
+    async def store(self, rows: Sequence[Row], marks: Sequence[Mark]) -> None:
         """Add the rows, and set the marks, in one transaction. A row whose id is there already is left as it is."""
         ...
 
