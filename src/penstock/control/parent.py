@@ -15,6 +15,7 @@ A store that fails later ends nothing: see `control.keys`. Nor does an engine, w
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import logging
 import os
@@ -262,6 +263,9 @@ class Parent:
         place = greeting.Place(edge.bound, control.bound, line, first)
         print(greeting.greeting(self._config, self._source, place), file=sys.stderr, flush=True)
         self._reloading = self._start(self._reloader.run())
+        gc.collect()
+        gc.freeze()  # what exists now lives for ever: later collections need not visit it
+        gc.set_threshold(20_000, 10, 10)  # rows on their way to the ledger are many, and no part of any cycle
 
     async def _keep_ledger(self, ledger: Drain, store: Ledger) -> None:
         """Price what the journals have and store it, once there are prices."""
