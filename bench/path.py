@@ -26,24 +26,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvloop
 
-from penstock import link
+from penstock import link, types
 from penstock.config import Config, load
 from penstock.gateway import worker as worker_module
 from penstock.http import client, server
 from penstock.http.client import ClientConnection, Pool
 from penstock.http.connection import Connection, Edge
 from penstock.providers.registry import SETTINGS
-from penstock.types import Principal
 from run import BODIES
 
 HERE = Path(__file__).resolve().parent
 CLIENTS = 16
 WARM_UP = 64
 KEY = "sk-bench-0123456789abcdef"
+LIMITED = "limited"  # the plain body, of a key with limits on requests, tokens and concurrency, two of each
 CASES = {"request": ("plain", 1000), "alias": ("alias", 1000), "64k": ("64k", 200), "stream": ("stream-usage", 4000)}
 CASES["stream, usage not asked for"] = ("stream", 4000)
+CASES["limits"] = (LIMITED, 1000)
+MUCH = 1_000_000_000
 MIN_INSTRUCTIONS = 2000  # fewer for a request than any can have: it was not answered
 
 # Nothing that sources from before do not know.
@@ -197,16 +200,25 @@ class Clients:
 
 
 class Parent:
-    """The other end of the worker's link: knows one key."""
+    """The other end of the worker's link: knows one key, which has no limits or plenty of everything."""
 
     unsent = 0
 
-    def __init__(self, worker: worker_module.Worker) -> None:
-        self._worker = worker
+    def __init__(self, worker: worker_module.Worker, limited: bool) -> None:
+        self._worker, self._limited = worker, limited
+        self._key = types.Principal("key_bench", "bench")
+        if limited:
+            self._key = msgspec.structs.replace(self._key, limited=True)
 
     def send(self, message: link.Message) -> None:
         if isinstance(message, link.KeyLookup):
-            self._worker.on_message(link.KeyAnswer(message.ref, Principal("key_bench", "bench")))
+            self._worker.on_message(link.KeyAnswer(message.ref, self._key))
+        elif self._limited and isinstance(message, link.Lease):
+            claim = types.Claim(1, message.prompt_tokens + message.completion_tokens, 0, 1)
+            rows = tuple(link.Row(row, MUCH, row > 1) for row in range(4))
+            spare, until = (float(MUCH), float(MUCH) * 1000, float("inf"), float(MUCH)), time.monotonic() + MUCH
+            leased = link.Leased(message.ref, "lease", claim, MUCH, spare, until, until, rows=rows)
+            asyncio.get_running_loop().call_soon(self._worker.on_message, leased)
 
 
 def configuration() -> Config:
@@ -235,12 +247,16 @@ async def serve(body_name: str, count: int, rounds: int, directory: str) -> list
     upstream = Upstream(count if streamed else 0)
     setattr(client.Pool, "_connect", lambda pool: upstream.connect(pool))  # noqa: B010  # there is nobody to connect to
     worker = worker_module.Worker()
-    worker.channel = Parent(worker)  # type: ignore[assignment]
-    journal = journaled(directory)
-    serving = asyncio.ensure_future(worker.run(link.Start(0, configuration(), (), **journal)))
+    limited = body_name == LIMITED
+    worker.channel = Parent(worker, limited)  # type: ignore[assignment]
+    more = journaled(directory)
+    if limited:
+        more["board_fd"] = os.memfd_create("board")
+        os.ftruncate(more["board_fd"], 4096)
+    serving = asyncio.ensure_future(worker.run(link.Start(0, configuration(), (), **more)))
     while worker._server is None:  # noqa: ASYNC110  # it tells nobody
         await asyncio.sleep(0)
-    body = BODIES[body_name]
+    body = BODIES["plain" if limited else body_name]
     request = (
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nContent-Type: application/json\r\n"
         b"Authorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s" % (KEY.encode(), len(body), body)

@@ -180,7 +180,8 @@ class Lease(msgspec.Struct, frozen=True, tag=True, gc=False):
 
     `completion_tokens`: the most that the answer may have; where `expected`, nobody said, and it is what such answers
     have. `hard`: it may be cut to what is left. `targets`: providers and models that may answer. `more`: how many
-    further requests like it are welcome. `until`: how long it may wait, on the monotonic clock.
+    further requests like it are welcome. `until`: how long it may wait, on the monotonic clock. `ahead`: no request
+    waits for it, it is put in time for those to come; it is denied where that would take anything from anybody.
     """
 
     ref: int
@@ -196,6 +197,7 @@ class Lease(msgspec.Struct, frozen=True, tag=True, gc=False):
     hard: bool = False
     expected: bool = False
     rests: tuple[Rest, ...] = ()
+    ahead: bool = False
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):

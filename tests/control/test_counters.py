@@ -314,6 +314,27 @@ def test_a_worker_that_ends_holds_no_slots_and_its_reservations_stay_until_they_
     run(main())
 
 
+def test_what_was_used_beyond_a_reservation_counts_now_whatever_others_give_back_to_windows_that_are_over() -> None:
+    async def main() -> None:
+        host = Host([on_key("tpm", 1000)])
+        first = await host.reserve(max_tokens=100)
+        second = await host.reserve(max_tokens=100)
+        host.clock.move(70.0)
+        more, less = first.claim.tokens + 50, second.claim.tokens - 50
+        host.counters.settle(
+            [
+                Settlement(first.lease, first.claim, Claim(1, more)),
+                Settlement(second.lease, second.claim, Claim(1, less)),
+            ]
+        )
+        prompt = first.claim.tokens - 100
+        with pytest.raises(RateLimited):
+            await host.reserve(max_tokens=951 - prompt)
+        assert (await host.reserve(max_tokens=950 - prompt)).claim.tokens == 950
+
+    run(main())
+
+
 def test_limits_that_are_edited_hold_from_the_next_lease_on() -> None:
     async def main() -> None:
         host = Host([on_key("rpm", 5)])

@@ -5,9 +5,10 @@ nano-dollars and slots, each infinite where nothing meters it. A request takes i
 request, the tokens of its prompt and the most that its answer may have (or, where nobody says, what answers of such
 models usually have), what these cost, and a slot. Nothing here waits while the slice has enough.
 
-Else the parent is asked, one question for each request that finds too little; it returns what is left of the slice.
-One question at a time asks for more than its own claim, by how the slice was used lately. What a slice still has when
-it expires, at most a second after it was granted, goes back by itself.
+Else the parent is asked, one question for each request that finds too little. One question at a time asks for more
+than its own claim, by how the slice was used lately. Where requests come often, the next slice is asked for ahead of
+time, when little is left of this one or its lease is about to end, so that hardly a request waits for one. What a slice
+still has when its lease is over, at most a second or so after it was granted, goes back by itself.
 
 A `Hold` is a claim that was taken. Its slot goes back when nothing is sent for it any more; the rest is settled by the
 parent from the journal. Where nothing was sent at all, all of it goes back. Slots go into the slice again where there
@@ -41,6 +42,9 @@ from penstock.wire.chat import ChatRequest
 ANSWER_SECONDS = 5.0  # within which a parent that is well has answered, beyond what a question may wait
 URGENT_SECONDS = 1.0  # after others asked for what lies unused here
 HORIZON = 0.25  # seconds that a lease lasts, unless it is known better
+RECENT = 0.02  # seconds within which requests are too few to tell how many come
+AHEAD = 0.03  # seconds before a slice is spent that the next is asked for
+LATE = 0.1  # seconds after its time that a lease is used while the next is asked for, if it may be as long
 TRIES = 3  # for one request, where grants come too late
 MOST_ROUTES = 4096  # whose lengths of answers are known
 
@@ -86,32 +90,45 @@ class _Slice:
     """What a key may use here now, all of one lease; and how it was used lately."""
 
     __slots__ = (
-        *("expires", "gauges", "lease", "nanos", "prices", "requests", "rows", "scarce", "slot", "slots", "tokens"),
-        *("asked", "asking", "lasts", "used"),
+        *("gauges", "lease", "nanos", "prices", "requests", "rows", "scarce", "slot", "slots", "tokens"),
+        *("asking", "ends", "few", "lasts", "over", "rate", "renew", "since", "used"),
     )
 
     def __init__(self) -> None:
         self.prices: dict[Labels, tuple[float, float]] = {}
         self.rows: tuple[link.Row, ...] = ()
         self.gauges: tuple[Gauge | None, Gauge | None] = (None, None)
-        self.asking = False  # a question for more is out
-        self.asked = -_INFINITE  # when the last one was put
+        self.asking = 0.0  # until when a question for more counts as out
+        self.rate = 0.0  # requests a second, lately
+        self.since = -_INFINITE  # when it was told last
         self.used = 0  # requests since then
-        self.lasts = HORIZON
+        self.ends = -_INFINITE  # when the last lease ends, used up or not; the next may last longer
+        self.lasts = HORIZON  # how long one lasts that begins then
         self.clear()
 
     def clear(self) -> None:
         self.lease = ""
         self.requests = self.tokens = self.nanos = self.slots = 0.0
         self.slot = 0  # what a request takes of the slots, as far as they are metered
-        self.expires = 0.0
+        self.over = 0.0  # nothing may be taken any more
+        self.renew = _INFINITE  # when another is to be asked for,
+        self.few = -1.0  # or when there are fewer requests
         self.scarce = False
 
     def wish(self, now: float) -> int:
-        """How many further requests will come while the next lease lasts, by those since the last question."""
-        used, elapsed = self.used, now - self.asked
-        self.asked, self.used = now, 0
-        return min(2 * used + 1, int(1.5 * used * self.lasts / max(elapsed, 0.001)))
+        """How many further requests will come while the next lease lasts, by how many came lately."""
+        elapsed = now - self.since
+        if elapsed >= RECENT:
+            self.rate, self.since, self.used = self.used / elapsed, now, 0
+        lasts = self.ends - now if now < self.ends else self.lasts
+        burst = min(2 * self.used + 1, int(1.5 * self.used / RECENT * lasts))
+        return max(burst, int(1.5 * self.rate * lasts))
+
+    def last(self, now: float, expires: float) -> None:
+        """A lease begins, and this is when it ends."""
+        if now >= self.ends:
+            self.lasts = max(0.01, expires - now)
+        self.ends = expires
 
 
 class Hold:
@@ -167,12 +184,15 @@ class Hold:
 
 
 class _Question:
-    """One that is out. `waiting` is done with a Hold, or with None where the grant came too late."""
+    """One that is out. `waiting` is done with a Hold, or with None where the grant came too late; nobody waits for one
+    that was put ahead of time."""
 
     __slots__ = ("answer", "labels", "more", "slice", "waiting")
 
-    def __init__(self, slice: _Slice, more: bool, answer: Answer, labels: Labels) -> None:
-        self.waiting: asyncio.Future[Hold | None] = asyncio.get_running_loop().create_future()
+    def __init__(
+        self, slice: _Slice, waiting: asyncio.Future[Hold | None] | None, more: bool, answer: Answer, labels: Labels
+    ) -> None:
+        self.waiting = waiting
         self.slice = slice
         self.more = more
         self.answer = answer
@@ -216,7 +236,8 @@ class Admission:
             limit, choices = ceiling(asked)
         prompt = (len(asked.body) + 3) >> 2  # as `wire.estimate` has it
         completion = (lengths.expected if limit is None else limit) * choices
-        if slice is not None and self._clock() < slice.expires and not (limit is None and principal.hard):
+        now = self._clock()
+        if slice is not None and now < slice.over and not (limit is None and principal.hard):
             tokens, nanos = prompt + completion, 0
             if slice.nanos != _INFINITE:
                 prices = slice.prices.get(_labels(targets))
@@ -227,21 +248,12 @@ class Admission:
                 slice.nanos -= nanos
                 slice.slots -= slice.slot
                 slice.used += 1
-                return Hold(self, slice, slice.lease, Claim(1, tokens, nanos, slice.slot), (lengths, choices))
-        question = link.Lease(
-            0,
-            principal.key_id,
-            principal.project_id,
-            asked.model,
-            prompt,
-            completion,
-            _labels(targets),
-            0,
-            0.0,
-            principal.weight,
-            principal.hard,
-            limit is None,
-        )
+                hold = Hold(self, slice, slice.lease, Claim(1, tokens, nanos, slice.slot), (lengths, choices))
+                if (now >= slice.renew or slice.requests < slice.few) and now >= slice.asking:
+                    question = _lease(principal, asked.model, prompt, completion, targets)
+                    self._put(question, slice, None, (lengths, choices), now)
+                return hold
+        question = _lease(principal, asked.model, prompt, completion, targets, limit is None)
         return self._ask(question, principal.by_model, (lengths, choices), patience)
 
     async def _ask(self, asked: link.Lease, by_model: bool, answer: Answer, patience: float) -> Hold:
@@ -250,24 +262,40 @@ class Admission:
         for _ in range(TRIES):
             now = self._clock()
             until = min(patience, now + self._config.max_wait)
-            wish, more = 0, not slice.asking
-            if more:
-                slice.asking = True
-                self._retire(slice)
-                wish = slice.wish(now)
             slice.used += 1
-            ref = next(self._refs)
-            question = self._asked[ref] = _Question(slice, more, answer, asked.targets)
-            rests = self._take_rests()
-            self._send(msgspec.structs.replace(asked, ref=ref, more=wish, until=until, rests=rests))
+            waiting = asyncio.get_running_loop().create_future()
+            ref, question = self._put(asked, slice, waiting, answer, now, until)
             hold = await self._answered(ref, question, until - now)
             if hold is not None:
                 return hold
         raise Overloaded("The limits of this key could not be looked at in time; try again.", headers=limited.SOON)
 
+    def _put(
+        self,
+        asked: link.Lease,
+        slice: _Slice,
+        waiting: asyncio.Future[Hold | None] | None,
+        answer: Answer,
+        now: float,
+        until: float = 0.0,
+    ) -> tuple[int, _Question]:
+        """Put a question; ahead of time, if nobody is waiting."""
+        wish, more = 0, now >= slice.asking
+        if more:
+            slice.asking = max(now, until) + ANSWER_SECONDS
+            wish = slice.wish(now)
+            if waiting is not None:
+                self._retire(slice)
+        ref = next(self._refs)
+        question = self._asked[ref] = _Question(slice, waiting, more, answer, asked.targets)
+        rests = self._take_rests()
+        self._send(msgspec.structs.replace(asked, ref=ref, more=wish, until=until, rests=rests, ahead=waiting is None))
+        return ref, question
+
     async def _answered(self, ref: int, question: _Question, wait: float) -> Hold | None:
         """What the parent says; nothing stays taken if that is not waited for to its end."""
         try:
+            assert question.waiting is not None
             async with asyncio.timeout(ANSWER_SECONDS + max(0.0, wait)):
                 return await question.waiting
         except TimeoutError:
@@ -281,10 +309,10 @@ class Admission:
         """Nobody waits for this answer any more, which may have come in this very moment."""
         if self._asked.pop(ref, None) is not None:
             if question.more:
-                question.slice.asking = False
+                question.slice.asking = 0.0
             self._send(link.Forget(ref))
         waiting = question.waiting
-        if waiting.done() and not waiting.cancelled() and waiting.exception() is None:
+        if waiting is not None and waiting.done() and not waiting.cancelled() and waiting.exception() is None:
             hold = waiting.result()
             if hold is not None:
                 hold.cancel()
@@ -298,32 +326,47 @@ class Admission:
     def on_answer(self, message: Said) -> None:
         """The answer to a question."""
         question = self._asked.pop(message.ref, None)
-        if question is not None and question.more:
-            question.slice.asking = False
-        open_still = question is not None and not question.waiting.done()
-        if isinstance(message, link.Leased):
-            if question is None or not open_still:
+        if question is None:
+            if isinstance(message, link.Leased):
+                self._return_all(message)
+            return
+        if question.more:
+            question.slice.asking = 0.0
+        waiting = question.waiting
+        if waiting is None:
+            self._came(question, message)
+        elif isinstance(message, link.Leased):
+            if waiting.done():
                 self._return_all(message)
             else:
-                question.waiting.set_result(self._leased(question, message))
-        elif question is not None and open_still:
+                waiting.set_result(self._leased(question, message))
+        elif not waiting.done():
             if isinstance(message, link.Denied):
                 self._show(question.slice, message.rows)
-            question.waiting.set_exception(limited.refusal(message, self.lines(question.slice)))
+            waiting.set_exception(limited.refusal(message, self.lines(question.slice)))
+
+    def _came(self, question: _Question, message: Said) -> None:
+        """The answer to what was asked ahead of time: the claim is one more to be had."""
+        slice = question.slice
+        if not isinstance(message, link.Leased):
+            slice.renew, slice.few = _INFINITE, -1.0  # whoever finds too little asks for himself
+        elif self._clock() > message.begin_by:
+            self._return_all(message)
+        else:
+            claim = msgspec.structs.astuple(message.claim)
+            spare = tuple(left + own for left, own in zip(message.spare, claim, strict=True))
+            self._know(question, message)
+            self._install(slice, message, spare)
 
     def _leased(self, question: _Question, message: link.Leased) -> Hold | None:
+        """The hold of who asked; None where it came too late."""
         slice, now = question.slice, self._clock()
         if now > message.begin_by:
             self._return_all(message)
             return None
-        self._show(slice, message.rows)
-        if len(slice.prices) >= MOST_PRICES:
-            slice.prices.clear()
-        slice.prices[question.labels] = message.prices
-        if question.more and now < message.expires:
-            slice.lasts = max(0.01, message.expires - now)
-            if message.more:
-                self._install(slice, message)
+        self._know(question, message)
+        if question.more and message.more and now < message.expires:
+            self._install(slice, message, message.spare)
         elif message.more:
             self.give_back(message.lease, _whole(message.spare), closed=True)
         hold = Hold(self, slice, message.lease, message.claim, question.answer)
@@ -331,6 +374,16 @@ class Admission:
         if message.cap is not None:
             hold.cap = max(1, message.cap // question.answer[1])
         return hold
+
+    def _know(self, question: _Question, message: link.Leased) -> None:
+        """What a grant tells about those to come."""
+        slice, now = question.slice, self._clock()
+        self._show(slice, message.rows)
+        if len(slice.prices) >= MOST_PRICES:
+            slice.prices.clear()
+        slice.prices[question.labels] = message.prices
+        if question.more and now < message.expires:
+            slice.last(now, message.expires)
 
     def on_recall(self, message: link.Recall) -> None:
         """Return what lies unused of these leases, and for a while whatever comes free, in the same moment."""
@@ -408,21 +461,23 @@ class Admission:
             if len(slices) >= MOST_SLICES:
                 now = self._clock()
                 for other, idle in list(slices.items()):
-                    if idle.expires < now and not idle.lease and not idle.asking:
+                    if idle.over < now and not idle.lease and idle.asking < now:
                         del slices[other]
             slice = slices[at] = _Slice()
         return slice
 
-    def _install(self, slice: _Slice, message: link.Leased) -> None:
+    def _install(self, slice: _Slice, message: link.Leased, spare: tuple[float, ...]) -> None:
         self._retire(slice)
         slice.lease = message.lease
-        slice.requests, slice.tokens, slice.nanos, slice.slots = message.spare
+        slice.requests, slice.tokens, slice.nanos, slice.slots = spare
         slice.slot = 0 if slice.slots == _INFINITE else 1
-        slice.expires = message.expires
+        slice.over = min(message.begin_by, message.expires + LATE)
+        slice.renew = message.expires
+        slice.few = min(slice.rate * AHEAD, message.more / 4)
         slice.scarce = message.scarce
         if message.lease:
             self._leases[message.lease] = slice
-            self._ending.append((message.expires, message.lease))
+            self._ending.append((slice.over, message.lease))
 
     def _learn(self, route: str) -> Lengths:
         lengths = self._lengths.get(route)
@@ -436,7 +491,7 @@ class Admission:
         """The header lines that tell what is left to who has this slice."""
         requests, tokens = slice.gauges
         now = self._clock()
-        used_up = now >= slice.expires
+        used_up = now >= slice.over
         told = b"" if requests is None else requests.lines(0 if used_up else slice.requests, now)
         return told if tokens is None else told + tokens.lines(0 if used_up else slice.tokens, now)
 
@@ -444,6 +499,29 @@ class Admission:
         """These rows of the board tell what is left to who has this slice."""
         if rows != slice.rows and self._board:
             slice.rows, slice.gauges = rows, limited.gauges(rows, self._board)
+
+
+def _lease(
+    principal: Principal,
+    model: str,
+    prompt: int,
+    completion: int,
+    targets: Sequence[Target],
+    expected: bool = False,
+) -> link.Lease:
+    """A question, but for what is put together when it is sent."""
+    return link.Lease(
+        0,
+        principal.key_id,
+        principal.project_id,
+        model,
+        prompt,
+        completion,
+        _labels(targets),
+        weight=principal.weight,
+        hard=principal.hard,
+        expected=expected,
+    )
 
 
 def _labels(targets: Sequence[Target]) -> Labels:

@@ -274,9 +274,9 @@ class Counters:
 
     def _grant(self, question: Question, granted: Granted, at: float) -> None:
         ruling, asked, claim = question.ruling, question.asked, question.claim
-        held = self.leases.open(question.worker, ruling.bounds, granted.places, claim, granted.more)
+        held = self.leases.open(question.worker, ruling.bounds, granted.places, claim, granted.more, asked.ahead)
         self._granted += 1
-        for index in granted.over:
+        for index in granted.over if not asked.ahead else ():
             _count(self._shadowed, ruling.limits[index].scope, ruling.limits[index].meter)
         before = self._lines.before(question)
         out_of_turn = before is not None and before[1] >= 0
@@ -322,6 +322,9 @@ class Counters:
 
     def _refuse(self, question: Question, refused: Refused) -> None:
         """Look for a way to grant it all the same; else tell the worker no."""
+        if question.asked.ahead:
+            self._deny(question, refused)
+            return
         if question.probing:
             question.fit(refused)
             self._take(question)
@@ -360,7 +363,8 @@ class Counters:
             return
         worst = max(refused.short, key=lambda short: -1.0 if short.wait is None else short.wait)
         limit, bound = question.ruling.limits[worst.index], question.ruling.bounds[worst.index]
-        _count(self._refused, limit.scope, limit.meter)
+        if not question.asked.ahead:
+            _count(self._refused, limit.scope, limit.meter)
         needs = amounts_of(question.claim)[UNIT[bound.unit]]
         rows = tuple(self._rows(question.ruling.bounds))
         question.send(
@@ -381,7 +385,7 @@ class Counters:
         if not self._end(question):
             return
         ruling, asked = question.ruling, question.asked
-        if not all(self.policy.open(limit) for limit in ruling.limits):
+        if asked.ahead or not all(self.policy.open(limit) for limit in ruling.limits):
             question.send(Uncounted(asked.ref))
             return
         for limit in ruling.limits:

@@ -53,18 +53,44 @@ class Held:
             if place is not None and amounts[UNIT[bound.unit]]
         ]
 
-    def settle(self, reserved: Sequence[int], actual: Sequence[int]) -> list[Change]:
-        """Of what a request reserved, so much was used; slots go their own way."""
+    def settle(self, spent: Spent) -> list[Change]:
+        """What requests came to that had reserved something of it; slots go their own way."""
         changes = []
         for bound, place in zip(self.bounds, self.places, strict=True):
             unit = UNIT[bound.unit]
-            taken = 0 if place is None else reserved[unit]
-            if unit != SLOTS and taken != actual[unit]:
-                changes.append(Change(bound, place, taken, actual[unit]))
+            if unit == SLOTS:
+                continue
+            left, over = spent.within[unit], spent.beyond[unit]
+            if place is None:
+                left, over = (0, 0), (0, left[1] + over[1])
+            changes += [Change(bound, place, *one) for one in (left, over) if one[0] != one[1]]
         for unit in self.out:
             if unit != SLOTS:
-                self.out[unit] -= reserved[unit]
+                self.out[unit] -= spent.within[unit][0] + spent.beyond[unit][0]
         return changes
+
+
+class Spent:
+    """What requests of one lease came to: by unit, what was reserved and what was used, of those that used no more than
+    that and of those that used more. What goes back and what is taken must not be set off against each other: it goes
+    back to where it was taken from, and is taken of what is now."""
+
+    __slots__ = ("beyond", "within")
+
+    def __init__(self) -> None:
+        self.within = [(0, 0)] * SLOTS
+        self.beyond = [(0, 0)] * SLOTS
+
+    def add(self, reserved: Claim, actual: Claim) -> None:
+        """One more request."""
+        for unit, taken, used in (
+            (0, reserved.requests, actual.requests),
+            (1, reserved.tokens, actual.tokens),
+            (2, reserved.nanos, actual.nanos),
+        ):
+            sums = self.within if used <= taken else self.beyond
+            before = sums[unit]
+            sums[unit] = before[0] + taken, before[1] + used
 
 
 class Leases:
@@ -81,20 +107,27 @@ class Leases:
         return len(self._leases)
 
     def open(
-        self, worker: int, bounds: Sequence[Bound], places: Sequence[Place | None], taken: Claim, more: int
+        self,
+        worker: int,
+        bounds: Sequence[Bound],
+        places: Sequence[Place | None],
+        taken: Claim,
+        more: int,
+        ahead: bool = False,
     ) -> Held:
-        """`taken`, and as much again for each of `more` further requests, was taken of these bounds for a worker."""
+        """`taken`, and as much again for each of `more` further requests, was taken of these bounds for a worker;
+        `ahead`: by no request as yet."""
         held = Held(f"{self._mark}{next(self._numbers):x}", worker, bounds, places)
         amounts = amounts_of(taken)
         for bound in bounds:
             unit = UNIT[bound.unit]
             held.out[unit] = amounts[unit] * (1 + more)
-        held.closed = more == 0
+        held.closed = more == 0 and not ahead
         if len(self._leases) >= MOST:
             self._forget(next(iter(self._leases.values())))
         self._leases[held.id] = held
         self._by_worker.setdefault(worker, {})[held.id] = held
-        if more or held.out.get(SLOTS):
+        if not held.closed or held.out.get(SLOTS):
             for bound in bounds:
                 self._by_bound.setdefault(bound.id, {})[held.id] = held
         return held
@@ -111,11 +144,17 @@ class Leases:
 
     def settle(self, settlements: Iterable[Settlement]) -> list[Change]:
         """What requests came to. A lease of another run is none of ours: the counters began with what it came to."""
-        changes = []
+        spent: dict[str, Spent] = {}
         for settlement in settlements:
-            held = self._leases.get(settlement.lease)
+            sum_ = spent.get(settlement.lease)
+            if sum_ is None:
+                sum_ = spent[settlement.lease] = Spent()
+            sum_.add(settlement.reserved, settlement.actual)
+        changes = []
+        for lease, sum_ in spent.items():
+            held = self._leases.get(lease)
             if held is not None:
-                changes += held.settle(amounts_of(settlement.reserved), amounts_of(settlement.actual))
+                changes += held.settle(sum_)
                 self._look(held)
         return changes
 
