@@ -42,15 +42,15 @@ def test_of_several_limits_the_one_is_told_of_which_least_is_left() -> None:
     requests, tokens = gauges(rows, board)
     assert requests is not None
     assert tokens is not None
-    assert told(requests.lines(2, NOW)) == {
+    assert told(b"".join(requests.lines(2, NOW))) == {
         "x-ratelimit-limit-requests": "10",
         "x-ratelimit-remaining-requests": "9",
         "x-ratelimit-reset-requests": "8m20s",
     }
-    assert told(requests.lines(math.inf, NOW))["x-ratelimit-remaining-requests"] == "7", "what nothing meters adds none"
-    assert told(tokens.lines(0, NOW))["x-ratelimit-remaining-tokens"] == "0"
+    assert told(b"".join(requests.lines(math.inf, NOW)))["x-ratelimit-remaining-requests"] == "7", "what nothing meters adds none"
+    assert told(b"".join(tokens.lines(0, NOW)))["x-ratelimit-remaining-tokens"] == "0"
     board[2] = 700
-    assert told(requests.lines(0, NOW))["x-ratelimit-limit-requests"] == "600"
+    assert told(b"".join(requests.lines(0, NOW)))["x-ratelimit-limit-requests"] == "600"
     assert gauges(rows[:2], board)[1] is None
 
 
@@ -61,7 +61,7 @@ def test_a_reset_is_never_told_too_early_while_time_passes_and_more_is_taken() -
     for step in range(200):
         now = NOW + step * 0.03
         board[1] = 1_060_000 + 250 * (step // 10)
-        reset = told(requests.lines(0, now))["x-ratelimit-reset-requests"]
+        reset = told(b"".join(requests.lines(0, now)))["x-ratelimit-reset-requests"]
         minutes, _, seconds = reset.removesuffix("s").rpartition("m")
         promised = now + 60 * int(minutes or 0) + float(seconds)
         assert board[1] / 1000 <= promised + 1e-6 <= board[1] / 1000 + 0.21

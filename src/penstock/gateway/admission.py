@@ -124,6 +124,17 @@ class _Slice:
         burst = min(2 * self.used + 1, int(1.5 * self.used / RECENT * lasts))
         return max(burst, int(1.5 * self.rate * lasts))
 
+    def lines(self, now: float) -> bytes:
+        """The header lines that tell what is left to who has this slice."""
+        requests, tokens = self.gauges
+        used_up = now >= self.over
+        told: tuple[bytes, ...] = ()
+        if requests is not None:
+            told = requests.lines(0 if used_up else self.requests, now)
+        if tokens is not None:
+            told += tokens.lines(0 if used_up else self.tokens, now)
+        return b"".join(told)
+
     def last(self, now: float, expires: float) -> None:
         """A lease begins, and this is when it ends."""
         if now >= self.ends:
@@ -178,9 +189,9 @@ class Hold:
         elif self.lease:
             self._admission.give_back(self.lease, claim, at_once=True)
 
-    def lines(self) -> bytes:
-        """The header lines that tell what is left now."""
-        return self._admission.lines(self._slice)
+    def lines(self, now: float) -> bytes:
+        """The header lines that tell what is left now, on the monotonic clock."""
+        return self._slice.lines(now)
 
 
 class _Question:
@@ -343,7 +354,7 @@ class Admission:
         elif not waiting.done():
             if isinstance(message, link.Denied):
                 self._show(question.slice, message.rows)
-            waiting.set_exception(limited.refusal(message, self.lines(question.slice)))
+            waiting.set_exception(limited.refusal(message, question.slice.lines(self._clock())))
 
     def _came(self, question: _Question, message: Said) -> None:
         """The answer to what was asked ahead of time: the claim is one more to be had."""
@@ -486,14 +497,6 @@ class Admission:
                 self._lengths.clear()
             lengths = self._lengths[route] = Lengths(self._config.completion_tokens)
         return lengths
-
-    def lines(self, slice: _Slice) -> bytes:
-        """The header lines that tell what is left to who has this slice."""
-        requests, tokens = slice.gauges
-        now = self._clock()
-        used_up = now >= slice.over
-        told = b"" if requests is None else requests.lines(0 if used_up else slice.requests, now)
-        return told if tokens is None else told + tokens.lines(0 if used_up else slice.tokens, now)
 
     def _show(self, slice: _Slice, rows: tuple[link.Row, ...]) -> None:
         """These rows of the board tell what is left to who has this slice."""

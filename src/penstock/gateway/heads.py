@@ -41,7 +41,7 @@ def lines(exchange: Exchange, now: float, kind: bytes, target: Target | None = N
     elapsed_ms = int((now - exchange.started) * 1000)
     request_id = exchange.request_id.encode()
     if exchange.hold is not None:
-        kind += exchange.hold.lines()
+        kind += exchange.hold.lines(now)
     if target is None:
         return b"%sx-request-id: %s\r\nopenai-processing-ms: %d\r\n" % (kind, request_id, elapsed_ms)
     return b"%sx-request-id: %s\r\nopenai-processing-ms: %d\r\nx-penstock-target: %s\r\nx-penstock-attempts: %d\r\n" % (

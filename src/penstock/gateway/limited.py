@@ -75,34 +75,32 @@ class Gauge:
     `board`: by row, what is left and, in milliseconds of the monotonic clock, when all will be.
     """
 
-    __slots__ = ("_board", "_rows", "_tail", "_unit", "_until", "_whole")
+    __slots__ = ("_board", "_first", "_others", "_tail", "_unit", "_until", "_whole")
 
     def __init__(self, unit: bytes, rows: Sequence[link.Row], board: Sequence[int]) -> None:
         head = b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: "
         self._unit = unit
-        self._rows = [(2 * row.row, row.amount, head % (unit, row.amount, unit)) for row in rows]
+        self._first, *self._others = [(2 * row.row, row.amount, head % (unit, row.amount, unit)) for row in rows]
         self._board = board
         self._tail = b""
         self._whole = -1
         self._until = 0.0  # the tail may be used; one that was made earlier only says a later time
 
-    def lines(self, spare: float, now: float) -> bytes:
-        """`spare`: what this worker holds of that unit besides; not finite where it is not metered."""
+    def lines(self, spare: float, now: float) -> tuple[bytes, bytes, bytes]:
+        """In parts. `spare`: what this worker holds of that unit besides; not finite where it is not metered."""
         board = self._board
-        best = self._rows[0]
-        left = board[best[0]]
-        if len(self._rows) > 1:
-            for row in self._rows:
-                if board[row[0]] < left:
-                    best, left = row, board[row[0]]
-        at, amount, head = best
+        at, amount, head = self._first
+        left = board[at]
+        for row in self._others:
+            if board[row[0]] < left:
+                at, amount, head = row
+                left = board[at]
         if spare < amount:
             left += int(spare)
-        whole = board[at + 1]
-        if whole != self._whole or now > self._until:
-            self._whole, self._until = whole, now + FRESH
-            self._tail = b"\r\nx-ratelimit-reset-%b: %b\r\n" % (self._unit, duration(whole / 1000 - now))
-        return b"%b%d%b" % (head, left if 0 < left < amount else 0 if left <= 0 else amount, self._tail)
+        if board[at + 1] != self._whole or now > self._until:
+            self._whole, self._until = board[at + 1], now + FRESH
+            self._tail = b"\r\nx-ratelimit-reset-%b: %b\r\n" % (self._unit, duration(self._whole / 1000 - now))
+        return head, b"%d" % (left if 0 < left < amount else 0 if left <= 0 else amount), self._tail
 
 
 def gauges(rows: Sequence[link.Row], board: Sequence[int]) -> tuple[Gauge | None, Gauge | None]:
