@@ -23,7 +23,7 @@ class Held(Protocol):
         """Nothing was sent for it at all."""
         ...
 
-    def lines(self) -> bytes:
+    def lines(self, now: float) -> bytes:
         """The header lines that tell what is left."""
         ...
 
