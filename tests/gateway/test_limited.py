@@ -47,7 +47,9 @@ def test_of_several_limits_the_one_is_told_of_which_least_is_left() -> None:
         "x-ratelimit-remaining-requests": "9",
         "x-ratelimit-reset-requests": "8m20s",
     }
-    assert told(b"".join(requests.lines(math.inf, NOW)))["x-ratelimit-remaining-requests"] == "7", "what nothing meters adds none"
+    assert told(b"".join(requests.lines(math.inf, NOW)))["x-ratelimit-remaining-requests"] == "7", (
+        "what nothing meters adds none"
+    )
     assert told(b"".join(tokens.lines(0, NOW)))["x-ratelimit-remaining-tokens"] == "0"
     board[2] = 700
     assert told(b"".join(requests.lines(0, NOW)))["x-ratelimit-limit-requests"] == "600"

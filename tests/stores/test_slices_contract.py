@@ -169,6 +169,22 @@ def test_more_is_granted_as_far_as_there_is_plenty(run: Run) -> None:
     run(body)
 
 
+def test_fewer_slots_are_granted_than_requests_where_there_are_fewer(run: Run) -> None:
+    async def body(store: Slices, clock: Clock) -> None:
+        await plant(store, [Seed(RPM)])
+        asking = Asking((RPM, SLOTS), Claim(1, slots=1), 4)
+        outcome = await lease(store, asking)
+        assert isinstance(outcome, Granted)
+        assert (outcome.more, outcome.slots, outcome.left) == (4, 3, (5, 3))
+        assert outcome.taken(asking.claim) == Claim(5, slots=4)
+        pair = bound("pair", "slots", "held", 2)
+        outcome = await lease(store, Asking((RPM, pair), Claim(1, slots=1), 4))
+        assert isinstance(outcome, Granted)
+        assert (outcome.more, outcome.slots, outcome.left) == (0, 0, (4, 1)), "without slots the rest is of no use"
+
+    run(body)
+
+
 def test_who_waits_is_told_of_those_before_it(run: Run) -> None:
     async def body(store: Slices, clock: Clock) -> None:
         await plant(store, [Seed(RPM, ((40.0, 1), (30.0, 2), (20.0, 7)))])
@@ -340,7 +356,7 @@ def test_gateways_together_never_take_more_than_there_is(server: RedisServer) ->
                 return 0
             assert isinstance(outcome, Granted)
             assert min(outcome.left) >= 0
-            store.post([Change(limits[1], outcome.places[1], 1 + outcome.more)])
+            store.post([Change(limits[1], outcome.places[1], 1 + outcome.slots)])
             return 1 + outcome.more
 
         counts = await asyncio.gather(*(one(gateways[number % 3], number) for number in range(900)))

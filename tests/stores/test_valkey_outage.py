@@ -251,20 +251,17 @@ async def put(store: ValkeySlices, out: list[Granted], chance: random.Random) ->
             out.append(outcome)
     else:
         one = out.pop(chance.randrange(len(out)))
-        every = 1 + one.more
+        taken = one.taken(ONE.claim)
         store.post(
-            [
-                Change(each, place, amount * every)
-                for each, place, amount in zip(BOUNDS, one.places, AMOUNTS, strict=True)
-            ]
+            [Change(each, place, getattr(taken, each.unit)) for each, place in zip(BOUNDS, one.places, strict=True)]
         )
     if chance.random() < 0.1:
         store.renew([SLOTS])
 
 
 def _sum(out: list[Granted]) -> tuple[int, int, int]:
-    every = sum(1 + one.more for one in out)
-    return 10 * every, every, every
+    taken = [one.taken(ONE.claim) for one in out]
+    return sum(one.tokens for one in taken), sum(one.requests for one in taken), sum(one.slots for one in taken)
 
 
 @pytest.mark.parametrize("seed", range(3))

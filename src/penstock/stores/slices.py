@@ -128,7 +128,7 @@ class MemorySlices:
         now = Times(self._steady(), self._wall())
         windows, slots = self._windows, self._slots
         unknown, short, over, taken, ends = [], [], [], [], []
-        more = asking.more
+        more = further = asking.more  # claims, and slots
         for index, bound in enumerate(asking.bounds):
             claim: int = getattr(asking.claim, bound.unit)
             window = windows.get(bound.id) if bound.unit != "slots" else None
@@ -149,17 +149,24 @@ class MemorySlices:
                 else:
                     over.append(index)
             elif claim:
-                more = min(more, left // (2 * asking.sharers * claim))
+                plenty = left // (2 * asking.sharers * claim)
+                if bound.unit == "slots":
+                    further = min(further, plenty)
+                else:
+                    more = min(more, plenty)
         if unknown:
             return Unknown(tuple(unknown))
         if short:
             return Refused(tuple(short))
-        return self._grant(asking, more, ends, tuple(over), now)
+        further = min(more, further)
+        return self._grant(asking, more if further else 0, further, ends, tuple(over), now)
 
-    def _grant(self, asking: Asking, more: int, ends: list[float], over: tuple[int, ...], now: Times) -> Granted:
+    def _grant(
+        self, asking: Asking, more: int, further: int, ends: list[float], over: tuple[int, ...], now: Times
+    ) -> Granted:
         places, left, whole = [], [], []
         for bound, end in zip(asking.bounds, ends, strict=True):
-            amount = getattr(asking.claim, bound.unit) * (1 + more)
+            amount = getattr(asking.claim, bound.unit) * (1 + (further if bound.unit == "slots" else more))
             if bound.unit == "slots":
                 taken = self._slots[bound.id] = self._slots.get(bound.id, 0) + amount
                 places.append(_HELD)
@@ -171,7 +178,7 @@ class MemorySlices:
                 places.append(Place(window.newest, _LIFE))
                 whole.append(window.whole(now, end))
             left.append(bound.amount - taken)
-        return Granted(more, tuple(places), tuple(left), tuple(whole), min(LEASE, *ends), over)
+        return Granted(more, further, tuple(places), tuple(left), tuple(whole), min(LEASE, *ends), over)
 
     def post(self, changes: Sequence[Change]) -> None:
         now = Times(self._steady(), self._wall())

@@ -299,12 +299,13 @@ local function finite(span)
   return span == huge and NEVER or span
 end
 
-local function grant(wanted, more, over)
+local function grant(wanted, more, further, over)
   local rows, valid = {}, LEASE
   for at, each in ipairs(wanted) do
     local index, amount, limit = each[1], each[2] * (1 + more), each[4]
     if bounds[index][1] == SLOTS then
       local held = slots_of(index)
+      amount = each[2] * (1 + further)
       if amount > 0 then hold(held, amount) end
       note(held.key, 0, held.life, amount)
       rows[at] = {0, held.life or 0, limit - held.count - held.others, 0}
@@ -316,12 +317,12 @@ local function grant(wanted, more, over)
       rows[at] = {window.newest, window.life, limit - window.taken, finite(whole(window))}
     end
   end
-  return {'granted', more, rows, valid, over}
+  return {'granted', more, further, rows, valid, over}
 end
 
 -- All claims or none. Each of `wanted`: bound, claim, what others get first, the limit, and whether it refuses.
 local function lease(more, sharers, wanted)
-  local unknown, short, over = {}, {}, {}
+  local unknown, short, over, further = {}, {}, {}, more
   for at, each in ipairs(wanted) do
     local index, claim, ahead, limit, enforced = unpack(each)
     local window, taken
@@ -348,12 +349,14 @@ local function lease(more, sharers, wanted)
         over[#over + 1] = at - 1
       end
     elseif claim > 0 then
-      more = min(more, floor((limit - taken - claim) / (2 * sharers * claim)))
+      local plenty = floor((limit - taken - claim) / (2 * sharers * claim))
+      if bounds[index][1] == SLOTS then further = min(further, plenty) else more = min(more, plenty) end
     end
   end
   if #unknown > 0 then return {'unknown', unknown} end
   if #short > 0 then return {'refused', short} end
-  return grant(wanted, more, over)
+  further = min(more, further)
+  return grant(wanted, further > 0 and more or 0, further, over)
 end
 
 local last, taken_by_last = 0, {}

@@ -168,9 +168,9 @@ class Session:
 
     def give_back(self, waiting: Waiting, granted: Granted) -> None:
         """Nobody wants what was granted."""
+        taken = granted.taken(waiting.asking.claim)
         for bound, place in zip(waiting.asking.bounds, granted.places, strict=True):
-            amount = getattr(waiting.asking.claim, bound.unit) * (1 + granted.more)
-            self.post(Change(bound, place, amount))
+            self.post(Change(bound, place, getattr(taken, bound.unit)))
 
     def refuse(self, error: Exception) -> None:
         """Answer everybody who waits in this way. What is posted is kept."""
@@ -247,7 +247,7 @@ class Session:
     def _answer(self, waiting: Waiting, outcome: Outcome) -> None:
         if isinstance(outcome, Granted):
             for bound, place in zip(waiting.asking.bounds, outcome.places, strict=True):
-                amount = waiting.asking.claim.slots * (1 + outcome.more)
+                amount = outcome.taken(waiting.asking.claim).slots
                 if bound.unit == "slots" and amount:
                     self._held.setdefault(bound.id, Held(bound)).take(place.life, amount)
         if not waiting.answer.done():
@@ -308,9 +308,10 @@ def _wanted(index: dict[str, int], asking: Asking) -> tuple[int, int, list[tuple
 
 def _outcome(answer: list[Any]) -> Outcome:
     match answer:
-        case ["granted", more, rows, valid, over]:
+        case ["granted", more, further, rows, valid, over]:
             return Granted(
                 more,
+                further,
                 tuple([Place(bucket, life) for bucket, life, _, _ in rows]),
                 tuple([left for _, _, left, _ in rows]),
                 tuple([_seconds(whole) for _, _, _, whole in rows]),

@@ -274,14 +274,14 @@ class Counters:
 
     def _grant(self, question: Question, granted: Granted, at: float) -> None:
         ruling, asked, claim = question.ruling, question.asked, question.claim
-        held = self.leases.open(question.worker, ruling.bounds, granted.places, claim, granted.more, asked.ahead)
+        everything, unused = granted.taken(claim), granted.more > 0 or asked.ahead
+        held = self.leases.open(question.worker, ruling.bounds, granted.places, everything, unused)
         self._granted += 1
         for index in granted.over if not asked.ahead else ():
             _count(self._shadowed, ruling.limits[index].scope, ruling.limits[index].meter)
         before = self._lines.before(question)
         out_of_turn = before is not None and before[1] >= 0
         if question.gone or out_of_turn:
-            everything = Claim(*[amount * (1 + granted.more) for amount in msgspec.structs.astuple(claim)])
             self.give_back((Rest(held.id, everything, closed=True),))
             if before is not None and not question.gone:
                 wait = None if ruling.bounds[before[1]].unit == "slots" else TURN
@@ -289,19 +289,19 @@ class Counters:
             return
         self._end(question, served=True)
         now, expires, grace, scarce = self._clock(), at + granted.valid, GRACE, False
-        taken = amounts_of(claim)
+        each, all_ = amounts_of(claim), amounts_of(everything)
         spare, rows = list(_UNMETERED), []
         for bound, left, whole in zip(ruling.bounds, granted.left, granted.whole, strict=True):
             unit = UNIT[bound.unit]
-            spare[unit] = granted.more * taken[unit]
+            spare[unit] = all_[unit] - each[unit]
             if unit == SLOTS:
                 scarce = scarce or left < 2 * self._workers
             elif unit <= UNIT["tokens"] and bound.enforced:
                 row = self._board.write(bound.id, left, now + whole, now)
                 if row != NO_ROW:
                     rows.append(Row(row, bound.amount, bound.unit == "tokens"))
-            if each := width(bound):
-                grace = min(grace, each / 2)
+            if bucket := width(bound):
+                grace = min(grace, bucket / 2)
         if not ruling.slots:
             claim = msgspec.structs.replace(claim, slots=0)
         question.send(
@@ -393,7 +393,7 @@ class Counters:
         if question.probing:
             question.reserve(asked.completion_tokens)
         claim = msgspec.structs.replace(question.claim, slots=0)
-        held = self.leases.open(question.worker, ruling.bounds, [None] * len(ruling.bounds), claim, 0)
+        held = self.leases.open(question.worker, ruling.bounds, [None] * len(ruling.bounds), claim)
         now = self._clock()
         question.send(Leased(asked.ref, held.id, claim, 0, _UNMETERED, now, now + UNLIMITED, None, question.prices))
 

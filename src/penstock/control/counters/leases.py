@@ -107,22 +107,15 @@ class Leases:
         return len(self._leases)
 
     def open(
-        self,
-        worker: int,
-        bounds: Sequence[Bound],
-        places: Sequence[Place | None],
-        taken: Claim,
-        more: int,
-        ahead: bool = False,
+        self, worker: int, bounds: Sequence[Bound], places: Sequence[Place | None], taken: Claim, unused: bool = False
     ) -> Held:
-        """`taken`, and as much again for each of `more` further requests, was taken of these bounds for a worker;
-        `ahead`: by no request as yet."""
+        """`taken` was taken of these bounds for a worker; `unused`: it is for more than the request that asked."""
         held = Held(f"{self._mark}{next(self._numbers):x}", worker, bounds, places)
         amounts = amounts_of(taken)
         for bound in bounds:
             unit = UNIT[bound.unit]
-            held.out[unit] = amounts[unit] * (1 + more)
-        held.closed = more == 0 and not ahead
+            held.out[unit] = amounts[unit]
+        held.closed = not unused
         if len(self._leases) >= MOST:
             self._forget(next(iter(self._leases.values())))
         self._leases[held.id] = held

@@ -66,8 +66,8 @@ class Place(msgspec.Struct, frozen=True, gc=False):
 
 class Asking(msgspec.Struct, frozen=True, gc=False):
     """`claim` is to be taken of all `bounds`. `more`: how many further claims like it are welcome besides, as far as
-    half of what would be left, divided by `sharers`, goes. `ahead`: what others will get first, where this one is told
-    how long it had to wait."""
+    half of what would be left, divided by `sharers`, goes; of slots, which are used again and again, there may be fewer
+    than of the rest. `ahead`: what others will get first, where this one is told how long it had to wait."""
 
     bounds: tuple[Bound, ...]
     claim: Claim
@@ -77,19 +77,26 @@ class Asking(msgspec.Struct, frozen=True, gc=False):
 
 
 class Granted(msgspec.Struct, frozen=True, gc=False):
-    """All claims were taken, and `more` further ones. By bound: `places`; what is `left`, below zero where a limit does
-    not refuse or was overrun; and in how many seconds it will be `whole`, if nothing else is taken.
+    """All claims were taken, and `more` further ones, with so many further `slots`. By bound: `places`; what is `left`,
+    below zero where a limit does not refuse or was overrun; and in how many seconds it will be `whole`, if nothing else
+    is taken.
 
     It may be used for `valid` seconds since it was asked for. `over`: the bounds, by index, that would have refused it
     and do not.
     """
 
     more: int
+    slots: int
     places: tuple[Place, ...]
     left: tuple[int, ...]
     whole: tuple[float, ...]
     valid: float
     over: tuple[int, ...] = ()
+
+    def taken(self, claim: Claim) -> Claim:
+        """All that was taken, of such claims."""
+        every = 1 + self.more
+        return Claim(claim.requests * every, claim.tokens * every, claim.nanos * every, claim.slots * (1 + self.slots))
 
 
 class Short(msgspec.Struct, frozen=True, gc=False):
