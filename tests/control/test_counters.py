@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine
 from typing import Any
 
@@ -18,7 +19,7 @@ from penstock.limits import NANOS, Limit
 from penstock.stores.base import Asking, Outcome, StoreUnavailable
 from penstock.stores.slices import MemorySlices
 from penstock.types import Claim, Settlement, Usage
-from support.limiting import KEY, Clock, Host
+from support.limiting import KEY, TARGETS, Clock, Host, asked
 
 OTHER = msgspec.structs.replace(KEY, key_id="key_2")
 
@@ -132,6 +133,79 @@ def test_what_lies_unused_in_one_worker_is_called_back_before_another_refuses() 
         spare = len(host.links[0].admission._leases)
         assert spare == 1, "and holds more than it uses"
         assert len(await admitted(host, 200, worker=1)) == 94
+
+    run(main())
+
+
+async def busy(host: Host, worker: int, requests: int, every: float = 0.001) -> int:
+    """One request after another, so many seconds apart: how many had to wait for the parent."""
+    waited = 0
+    for _ in range(requests):
+        held = host.links[worker].admission.reserve(KEY, asked(), TARGETS, math.inf)
+        if not isinstance(held, Hold):
+            waited += 1
+            held = await held
+        held.release()
+        host.pump()
+        host.clock.move(every)
+    return waited
+
+
+def counted(host: Host, name: str) -> float:
+    return sum(series.value for series in host.counters.series() if series.name == name)
+
+
+def test_where_requests_come_often_the_next_lease_is_there_before_this_one_ends() -> None:
+    async def main() -> None:
+        host = Host([on_key("rpm", 1_000_000), on_key("tpm", 100_000_000)])
+        assert await busy(host, 0, 100) < 10, "until it is known how many come"
+        before = counted(host, "penstock_leases_total")
+        assert await busy(host, 0, 2000) == 0
+        leases = counted(host, "penstock_leases_total") - before
+        assert 8 <= leases < 30, "a lease of requests lasts a quarter of a second"
+        assert await busy(host, 0, 2000, every=0.00025) == 0, "also when there are suddenly more"
+
+    run(main())
+
+
+def test_what_is_asked_for_ahead_of_time_is_taken_from_nobody_and_its_denial_is_no_refusal() -> None:
+    async def main() -> None:
+        host = Host([on_key("rpm", 1000)], workers=2)
+        await busy(host, 1, 8)
+        await busy(host, 0, 40)
+        slices = [one for link_ in host.links for one in link_.admission._slices.values()]
+        assert all(slice.requests > 2 for slice in slices)
+        host.limits = (on_key("rpm", 30),)
+        host.clock.move(slices[0].ends - host.clock.now)
+        assert await busy(host, 0, 2) == 0, "what is there is used while the next is asked for"
+        last = [message for message in host.links[0].sent if isinstance(message, link.Lease)][-1]
+        assert last.ahead
+        assert counted(host, "penstock_limits_refused_total") == 0
+        for _ in range(9):
+            await asyncio.sleep(0)
+            host.pump()
+        assert all(slice.requests for slice in slices), "nothing was called back for it"
+        with pytest.raises(RateLimited):
+            await busy(host, 0, 1000)
+        assert counted(host, "penstock_limits_refused_total") == 1
+
+    run(main())
+
+
+def test_what_was_asked_for_ahead_of_time_is_called_back_before_others_are_refused() -> None:
+    async def main() -> None:
+        host = Host([on_key("rpm", 1000)], workers=2)
+        await busy(host, 0, 40)
+        (slice,) = host.links[0].admission._slices.values()
+        unused, taken = slice.requests, 1000 - host.board_cells[0]
+        assert unused > 2
+        host.limits = (on_key("rpm", taken + 1),)
+        host.clock.move(slice.ends - host.clock.now)
+        await busy(host, 0, 1)
+        assert slice.requests == 1, "it was the last"
+        host.links[0].admission.flush()
+        host.pump()
+        assert len(await admitted(host, 100, worker=1)) == (unused - 1) + 1
 
     run(main())
 
@@ -316,9 +390,11 @@ def test_a_worker_that_ends_holds_no_slots_and_its_reservations_stay_until_they_
 
 def test_what_was_used_beyond_a_reservation_counts_now_whatever_others_give_back_to_windows_that_are_over() -> None:
     async def main() -> None:
-        host = Host([on_key("tpm", 1000)])
-        first = await host.reserve(max_tokens=100)
-        second = await host.reserve(max_tokens=100)
+        host = Host([on_key("tpm", 1_000_000)])
+        holds = await admitted(host, 12, max_tokens=100)
+        first, second = holds[-2:]
+        assert first.lease == second.lease
+        host.limits = (on_key("tpm", 1000),)
         host.clock.move(70.0)
         more, less = first.claim.tokens + 50, second.claim.tokens - 50
         host.counters.settle(
