@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import ssl
+import time
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,9 +21,9 @@ import pytest
 
 from penstock import link
 from penstock.fake_upstream import Answer, Chunk, FakeUpstream
-from penstock.types import Principal
+from penstock.types import Claim, Principal
 from support.certificates import make_certificate
-from support.gateway import chat, read_answer, request, run
+from support.gateway import KEY, chat, read_answer, request, run
 from support.raw import Raw, raw_client
 from support.worker_link import COMMAND, StandIn, worker
 
@@ -67,6 +68,26 @@ def test_it_asks_the_parent_for_a_key_once_and_again_when_keys_changed() -> None
         assert (await parent.ask(chat())).status == 401
         assert (await parent.ask(chat("sk-another-key-0123456789"))).status == 200
         assert len(parent.keys.lookups) == 3
+
+    with_worker(test)
+
+
+def test_it_asks_for_another_lease_when_keys_changed() -> None:
+    async def test(fake: FakeUpstream, parent: StandIn) -> None:
+        parent.keys.principals[KEY] = Principal("key_alice", "alice", limited=True)
+        asking = asyncio.ensure_future(parent.ask(chat()))
+        question = await parent.message(link.Lease)
+        until = time.monotonic() + 60.0
+        parent.channel.send(link.Leased(question.ref, "one", Claim(1, 100), 5, (5, 9e9, 9e9, 9e9), until, until))
+        assert (await asking).status == 200
+        assert (await parent.ask(chat())).status == 200
+        parent.channel.send(link.KeysChanged())
+        returned = await parent.message(link.Returned, lambda message: any(rest.closed for rest in message.rests))
+        assert [(rest.lease, rest.claim.requests) for rest in returned.rests if rest.closed] == [("one", 4)]
+        asking = asyncio.ensure_future(parent.ask(chat()))
+        question = await parent.message(link.Lease)
+        parent.channel.send(link.Denied(question.ref, "key", "rpm", "", 2, 9.0, 1))
+        assert (await asking).status == 429
 
     with_worker(test)
 

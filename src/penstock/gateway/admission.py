@@ -435,8 +435,8 @@ class Admission:
                 self._retire(slice)
         self.flush()
 
-    def close(self) -> None:
-        """Return everything that lies unused."""
+    def return_unused(self) -> None:
+        """Return everything that lies unused: nothing more is taken by what limits were until now."""
         for slice in list(self._leases.values()):
             self._retire(slice)
         self.flush()

@@ -123,6 +123,8 @@ class Worker:
                 if self._auth is not None and self._revocation is not None:
                     self._auth.forget()
                     self._revocation.keys_changed()
+                if self._admission is not None:
+                    self._admission.return_unused()
             case link.Leased() | link.Denied() | link.Unpriced() | link.Uncounted():
                 if self._admission is not None:
                     self._admission.on_answer(message)
@@ -309,7 +311,7 @@ class Worker:
         revocation.close()
         for entry in self._entries:
             entry.pool.close()
-        self._admission.close()
+        self._admission.return_unused()
         self._send_snapshot(0)
         if access_log is not None:
             access_log.close()
