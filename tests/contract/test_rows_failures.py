@@ -8,7 +8,6 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,7 +16,7 @@ import pytest
 from penstock.fake_upstream import Answer, Chunk
 from penstock.fake_upstream.script import Cut
 from support.callers import DEMO, PATIENCE, Caller, client
-from support.processes import children
+from support.processes import engines
 from support.relaying import relayed
 from support.serving import Served, serving
 from support.upstreams import threaded_upstream
@@ -41,17 +40,15 @@ def served() -> Iterator[Served]:
         yield served
 
 
-def descendants(pid: int) -> list[int]:
-    found = children(pid)
-    return [*found, *(inner for child in found for inner in descendants(child))]
-
-
-def engine(served: Served) -> int:
-    """The process of the local model's engine."""
-    (found,) = [
-        pid for pid in descendants(served.pid) if b"penstock.engine" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
-    return found
+def engine(served: Served, *before: int) -> int:
+    """The process of the local model's engine, once it is not one of those before."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        found = engines(served.pid)
+        if len(found) == 1 and found[0] not in before:
+            return found[0]
+        assert time.monotonic() < deadline, found
+        time.sleep(0.01)  # nothing tells when a process has begun
 
 
 def last_event(text: str) -> Any:
@@ -102,10 +99,11 @@ def test_a_local_engine_that_dies_is_told_before_and_after_the_first_event_and_c
             text = ""
             while '"content":"' not in text.replace('"content":""', ""):
                 text += next(parts)
-            os.kill(engine(served), signal.SIGKILL)
+            first = engine(served)
+            os.kill(first, signal.SIGKILL)
             check_cut(text + "".join(parts))
+        pid = engine(served, first)
         served.wait_for("/ready")
-        pid = engine(served)
         os.kill(pid, signal.SIGSTOP)  # it takes the connection and does not answer
         with socket.create_connection(("127.0.0.1", int(served.url.rpartition(":")[2])), PATIENCE) as sock:
             data = json.dumps(caller.body()).encode()

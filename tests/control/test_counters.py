@@ -172,7 +172,7 @@ def test_what_is_asked_for_ahead_of_time_is_taken_from_nobody_and_its_denial_is_
     async def main() -> None:
         host = Host([on_key("rpm", 1000)], workers=2)
         await busy(host, 1, 8)
-        await busy(host, 0, 40)
+        await busy(host, 0, 60)
         slices = [one for link_ in host.links for one in link_.admission._slices.values()]
         assert all(slice.requests > 2 for slice in slices)
         host.limits = (on_key("rpm", 30),)
@@ -195,7 +195,7 @@ def test_what_is_asked_for_ahead_of_time_is_taken_from_nobody_and_its_denial_is_
 def test_what_was_asked_for_ahead_of_time_is_called_back_before_others_are_refused() -> None:
     async def main() -> None:
         host = Host([on_key("rpm", 1000)], workers=2)
-        await busy(host, 0, 40)
+        await busy(host, 0, 60)
         (slice,) = host.links[0].admission._slices.values()
         unused, taken = slice.requests, 1000 - host.board_cells[0]
         assert unused > 2
@@ -205,7 +205,111 @@ def test_what_was_asked_for_ahead_of_time_is_called_back_before_others_are_refus
         assert slice.requests == 1, "it was the last"
         host.links[0].admission.flush()
         host.pump()
-        assert len(await admitted(host, 100, worker=1)) == (unused - 1) + 1
+        assert len(await admitted(host, 1000, worker=1)) == (unused - 1) + 1
+
+    run(main())
+
+
+def test_what_is_asked_for_ahead_of_time_does_not_come_before_those_for_whom_it_is_called_back() -> None:
+    async def main() -> None:
+        host = Host([on_key("rpm", 1000)], workers=2)
+        await busy(host, 0, 60)
+        (slice,) = host.links[0].admission._slices.values()
+        host.limits = (on_key("rpm", 1000 - host.board_cells[0]),)
+        host.held = True
+        wanting = asyncio.ensure_future(host.reserve(1))
+        await asyncio.sleep(0)
+        host.links[1].deliver_up()
+        host.clock.move(slice.renew - host.clock.now)
+        await host.reserve(0)
+        question = host.links[0].up[-1]
+        assert isinstance(question, link.Lease)
+        assert question.ahead
+        host.links[0].deliver_up()
+        assert host.links[0].down.pop() == link.Uncounted(question.ref)
+        host.held = False
+        while not wanting.done():
+            host.pump()
+            await asyncio.sleep(0)
+        assert (await wanting).claim.requests == 1
+
+    run(main())
+
+
+def test_nothing_of_yesterdays_slice_is_used_today() -> None:
+    async def main() -> None:
+        host = Host([on_key("requests_per_day", 1000)])
+        host.clock.unix = 1_801_440_000.0 - 0.3  # before midnight
+        midnight = host.clock.now + 0.3
+        await busy(host, 0, 100, every=0.002)
+        (slice,) = host.links[0].admission._slices.values()
+        assert slice.requests > 100
+        host.clock.move(midnight + 0.001 - host.clock.now)
+        held = host.links[0].admission.reserve(KEY, asked(), TARGETS, math.inf)
+        assert not isinstance(held, Hold)
+        await held
+
+    run(main())
+
+
+class Waiting(MemorySlices):
+    """Counters that answer when they are let."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock, clock.wall)
+        self.letting = asyncio.Event()
+        self.letting.set()
+
+    def lease(self, asking: Asking) -> Any:
+        return super().lease(asking) if self.letting.is_set() else self._wait(super().lease(asking))
+
+    async def _wait(self, outcome: Outcome) -> Outcome:
+        await self.letting.wait()
+        return outcome
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_what_old_limits_granted_is_not_used_once_keys_have_changed(ahead: bool) -> None:
+    async def main() -> None:
+        clock = Clock()
+        store = Waiting(clock)
+        host = Host([on_key("rpm", 10_000)], store=store, clock=clock)
+        await busy(host, 0, 60)
+        admission = host.links[0].admission
+        (slice,) = admission._slices.values()
+        store.letting.clear()
+        if ahead:
+            clock.move(slice.renew - clock.now)
+            await host.reserve()
+            asking = asyncio.ensure_future(asyncio.sleep(0))
+        else:
+            admission.return_unused()
+            asking = asyncio.ensure_future(host.reserve())  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        host.pump()
+        assert host.links[0].sent[-1].more > 10  # type: ignore[union-attr]
+        admission.return_unused()
+        store.letting.set()
+        await asking
+        for _ in range(9):
+            host.pump()
+            await asyncio.sleep(0)
+        assert not slice.requests
+        assert not slice.lease
+        admission.flush()
+        host.pump()
+        assert all(held.closed for held in host.counters.leases._leases.values()), "nothing lies unused"
+
+    run(main())
+
+
+def test_a_limit_that_comes_to_a_key_without_any_holds_once_the_worker_is_told() -> None:
+    async def main() -> None:
+        host = Host([])
+        await busy(host, 0, 3)
+        host.limits = (on_key("rpm", 2),)
+        host.links[0].admission.return_unused()
+        assert len(await admitted(host, 9)) == 2
 
     run(main())
 
@@ -534,6 +638,23 @@ class Faltering(MemorySlices):
         if not self.up:
             raise StoreUnavailable("it is away")
         return super().lease(asking)
+
+
+def test_while_counters_are_away_nothing_is_granted_ahead_of_time() -> None:
+    async def main() -> None:
+        clock = Clock()
+        store = Faltering(clock, clock.wall)
+        host = Host([on_key("rpm", 10_000)], store=store, clock=clock)
+        await busy(host, 0, 60)
+        (slice,) = host.links[0].admission._slices.values()
+        store.up = False
+        clock.move(slice.renew - clock.now)
+        assert await busy(host, 0, 2) == 0
+        questions = [message for message in host.links[0].sent if isinstance(message, link.Lease) and message.ahead]
+        assert [question.ref for question in questions] == [questions[0].ref], "it is not asked again and again"
+        assert counted(host, "penstock_limits_open_total") == 0
+
+    run(main())
 
 
 MONEY = on_key("usd_per_day", NANOS)

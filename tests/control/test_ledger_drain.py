@@ -13,7 +13,7 @@ import uvloop
 
 from penstock.control.ledger import Drain, drain, reading
 from penstock.control.ledger.reading import segments
-from penstock.stores.base import Mark, RequestRow, Row, RowQuery, StoreUnavailable, UsageQuery
+from penstock.stores.base import LedgerRow, Mark, RequestRow, RowQuery, StoreUnavailable, UsageQuery
 from penstock.stores.memoryledger import MemoryLedger
 from penstock.stores.sql import open_stores
 from penstock.types import Settlement, Usage
@@ -33,7 +33,7 @@ class Store(MemoryLedger):
         self.calls = 0
         self.batches: list[int] = []
 
-    async def store(self, rows: Sequence[Row], marks: Sequence[Mark]) -> None:
+    async def store(self, rows: Sequence[LedgerRow], marks: Sequence[Mark]) -> None:
         self.calls += 1
         if self.held is not None:
             await self.held.wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pty
@@ -19,7 +18,7 @@ import httpx
 import pytest
 
 from penstock.fake_upstream import Answer, Chunk
-from support.processes import children
+from support.processes import children, engines
 from support.serving import INHERITED, PENSTOCK, START, Served, serving
 from support.upstreams import ThreadedUpstream, threaded_upstream
 
@@ -253,32 +252,22 @@ def test_without_a_file_sighup_says_that_there_is_nothing_to_read() -> None:
         served.wait_for("/health")
 
 
-def engines(served: Served) -> list[int]:
-    """The processes of local models."""
-    found = []
-    for pid in children(served.pid):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended in this moment
-            if b"penstock.engine.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found
-
-
 def test_a_local_model_is_started_kept_replaced_and_stopped_with_the_configuration(old: ThreadedUpstream) -> None:
     with serving(toml(old)) as served, caller(served) as client:
         until(lambda: "Clients" in served.output, served)
-        assert engines(served) == []
+        assert engines(served.pid) == []
         assert ask(client, "penstock-demo").status_code == 404
         reload(served, toml(old, more=DEMO.format(parallel=2)))
         until(lambda: ask(client, "penstock-demo", max_tokens=4).status_code == 200, served)
-        (first,) = engines(served)
+        (first,) = engines(served.pid)
         reload(served, toml(old, server="auth_failures = 3", more=DEMO.format(parallel=2)))
-        assert engines(served) == [first]
+        assert engines(served.pid) == [first]
         assert ask(client, "penstock-demo", max_tokens=4).status_code == 200
         reload(served, toml(old, more=DEMO.format(parallel=3)))
-        until(lambda: len(engines(served)) == 1 and engines(served) != [first], served)
+        until(lambda: len(engines(served.pid)) == 1 and engines(served.pid) != [first], served)
         until(lambda: ask(client, "penstock-demo", max_tokens=4).status_code == 200, served)
         reload(served, toml(old))
-        until(lambda: engines(served) == [], served)
+        until(lambda: engines(served.pid) == [], served)
         assert ask(client, "penstock-demo").status_code == 404
         until(lambda: served.output.count("was stopped: the configuration asks for it no longer") == 2, served)
         assert ask(client).status_code == 200
@@ -300,12 +289,12 @@ def test_an_answer_of_a_local_model_ends_whole_though_the_model_is_gone(old: Thr
             lines = response.iter_lines()
             next(line for line in lines if '"content"' in line)
             assert " is applied by 1 worker: " in reload(served, toml(old))
-            assert len(engines(served)) == 1
+            assert len(engines(served.pid)) == 1
             rest = [line for line in lines if line]
         assert rest[-1] == "data: [DONE]"
         choices = [choice for line in rest[:-1] for choice in json.loads(line.removeprefix("data: "))["choices"]]
         assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["length"] * 4
-        until(lambda: engines(served) == [], served)
+        until(lambda: engines(served.pid) == [], served)
 
 
 def test_a_terminal_that_is_closed_ends_what_was_started_on_it(old: ThreadedUpstream, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ class History:
         self._broken: Exception | None = None
         self._late = False  # what was given up but for slots may still be on its way
         self.said = ("limits", limits, "max_wait", max_wait)
-        self.counts = {"admitted": 0, "of these by a slice": 0, "refused": 0, "probes": 0}
+        self.counts = {"admitted": 0, "of these by a slice": 0, "asked ahead": 0, "refused": 0, "probes": 0}
 
     async def run(self) -> None:
         """Live it, then end everything. Raises Broken."""
@@ -134,7 +134,7 @@ class History:
             return asking
         if isinstance(held, Hold):
             self.counts["of these by a slice"] += 1
-            self._admit(asking, held)
+            self._admit(asking, held, from_slice=True)
         else:
             asking.task = asyncio.get_running_loop().create_task(self._wait(asking, held))
             self.asking.append(asking)
@@ -151,10 +151,10 @@ class History:
         finally:
             self.asking.remove(asking)
 
-    def _admit(self, asking: Asking, hold: Hold) -> None:
+    def _admit(self, asking: Asking, hold: Hold, from_slice: bool = False) -> None:
         self.counts["admitted"] += 1
         self.told.append(("admitted", asking.worker, hold.lease, hold.claim))
-        admitted = self.oracle.admitted(asking.worker, hold.lease, hold.claim, self.clock.now)
+        admitted = self.oracle.admitted(asking.worker, hold.lease, hold.claim, self.clock.now, from_slice)
         asking.admitted = Running(hold, admitted, sent=self.draw.random() < 0.9)
         self.running.append(asking.admitted)
 
@@ -436,6 +436,7 @@ class History:
                     self._post(running)
         await self._pass(1.2)
         await self._calm()
+        self.counts["asked ahead"] = self.world.asked_ahead
         self._nothing_is_held()
         self._counters_are_right()
 

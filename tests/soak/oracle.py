@@ -10,8 +10,8 @@ each request that was admitted counts against those. What is checked, at every a
   that were settled before the limit last granted, is at most the limit. So a limit is exceeded by nothing but what
   requests in flight come to beyond their reservations, and until that is settled.
 
-A request is admitted at most GRACE after its lease expired. In a calendar it counts in the period in which its lease
-was granted, so that the first moment of a day may have a few requests of the day before.
+A request is admitted at most LONGEST after its lease was granted, and before the end of a calendar's period in which it
+was. Once a worker has been told of an edit, nothing is admitted from a slice that was granted before it.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class Oracle:
         self._asked: dict[tuple[int, int], dict[str, Limit]] = {}
         self._terms: dict[str, Terms] = {}
         self._latest: dict[str, Terms] = {}  # by limit
+        self._edits: dict[int, int] = {}  # by worker: the number of the last event when it was told of one
         self._debts: list[tuple[float, int, dict[str, Limit], Claim]] = []  # at, event, limits, beyond the reservation
         self.admissions: list[Admitted] = []
 
@@ -92,9 +93,20 @@ class Oracle:
         for name in limits:
             self._latest[name] = terms
 
-    def admitted(self, worker: int, lease: str, claim: Claim, now: float) -> Admitted:
+    def edited(self) -> int:
+        """Limits are others from now on; the number of this event."""
+        self._events += 1
+        return self._events
+
+    def told(self, worker: int, event: int) -> None:
+        """A worker knows of an edit."""
+        self._edits[worker] = event
+
+    def admitted(self, worker: int, lease: str, claim: Claim, now: float, from_slice: bool) -> Admitted:
         """A request may be sent now. Raises Broken where it may not."""
         terms = self._terms[lease]
+        if from_slice and terms.number < self._edits.get(worker, 0):
+            raise Broken(f"a slice of {terms.at} was used after the worker was told of an edit")
         admitted = Admitted(worker, lease, claim, terms, now)
         if lease and now > terms.at + LONGEST + TINY:
             raise Broken(f"a lease of {terms.at} was used at {now}")
@@ -130,7 +142,7 @@ class Oracle:
         ours = [one for one in self.admissions if name in one.terms.limits]
         if meter.unit == "slots":
             return sum(one.flying for one in ours)
-        kept = sum(one.kept(meter.unit) for one in ours if self._within(limit, _counts_at(limit, one), now, slack))
+        kept = sum(one.kept(meter.unit) for one in ours if self._within(limit, self._counts_at(limit, one), now, slack))
         debts = (
             getattr(debt, meter.unit)
             for at, event, limits, debt in self._debts
@@ -151,6 +163,12 @@ class Oracle:
     def known(self) -> dict[str, Limit]:
         """Every limit that anything was taken of, as it last was."""
         return {name: terms.limits[name] for name, terms in self._latest.items()}
+
+    def _counts_at(self, limit: Limit, one: Admitted) -> float:
+        """When it was admitted; in the very moment in which a calendar's period ends, when its lease was granted."""
+        period = METERS[limit.meter].period
+        at_the_end = not _rolls(limit) and self._date(period, one.at) != self._date(period, one.at - TINY)
+        return one.granted if at_the_end else one.at
 
     def _within(self, limit: Limit, at: float, now: float, slack: float) -> bool:
         period = METERS[limit.meter].period
@@ -178,7 +196,3 @@ def _rolls(limit: Limit) -> bool:
 def period_of(limit: Limit) -> float:
     """Seconds of a rolling window; 0 where it is another."""
     return SECONDS[METERS[limit.meter].period] if _rolls(limit) else 0.0
-
-
-def _counts_at(limit: Limit, admitted: Admitted) -> float:
-    return admitted.at if _rolls(limit) else admitted.granted

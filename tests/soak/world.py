@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Awaitable
 from typing import Any, cast
 
@@ -37,6 +38,7 @@ class Way(Link):
 
     def __init__(self, world: World, number: int) -> None:
         self.world = world
+        self.edits: deque[int] = deque()  # of which it is on its way to be told
         super().__init__(world, number)
 
     @property
@@ -48,6 +50,7 @@ class Way(Link):
         message = self.up[0]
         if isinstance(message, link.Lease):
             self.world.oracle.asked(self.number, message, self.world.applying(message))
+            self.world.asked_ahead += message.ahead
         super().deliver_up()
 
     def from_parent(self, message: link.Message) -> None:
@@ -57,6 +60,8 @@ class Way(Link):
 
     def deliver_down(self) -> None:
         message = self.down[0]
+        if isinstance(message, link.KeysChanged):
+            self.world.oracle.told(self.number, self.edits.popleft())
         if isinstance(message, link.Denied) and message.ref in cast(Any, self.admission)._asked:
             self.world.last_denied = message
         super().deliver_down()
@@ -74,6 +79,7 @@ class World(Host):
         self._draw = draw
         self.oracle = Oracle(clock.epoch)
         self.last_denied: link.Denied | None = None
+        self.asked_ahead = 0
         self._of: dict[tuple[str, str], tuple[Limit, ...]] = {}
         sources = Sources(self._find, lambda provider, model: PRICES.get(model), None, clock.wall)
         self.counters = Counters(self.store, sources, self._tell, self.board, mark="m-", workers=sharers, clock=clock)
@@ -93,8 +99,14 @@ class World(Host):
         return found if self._draw.random() < 0.9 else asyncio.sleep(LOOK_UP, found)
 
     def edit(self, limits: tuple[Limit, ...]) -> None:
+        """Limits change, and every worker is told."""
         self.limits = limits
         self._of.clear()
+        event = self.oracle.edited()
+        for way in self.links:
+            if way.alive:
+                way.edits.append(event)
+                way.from_parent(link.KeysChanged())
 
     def applying(self, question: link.Lease) -> list[Limit]:
         limits = self.limits_of(question.key_id, question.project_id)

@@ -175,12 +175,12 @@ def test_fewer_slots_are_granted_than_requests_where_there_are_fewer(run: Run) -
         asking = Asking((RPM, SLOTS), Claim(1, slots=1), 4)
         outcome = await lease(store, asking)
         assert isinstance(outcome, Granted)
-        assert (outcome.more, outcome.slots, outcome.left) == (4, 3, (5, 3))
+        assert (outcome.more, outcome.more_slots, outcome.left) == (4, 3, (5, 3))
         assert outcome.taken(asking.claim) == Claim(5, slots=4)
         pair = bound("pair", "slots", "held", 2)
         outcome = await lease(store, Asking((RPM, pair), Claim(1, slots=1), 4))
         assert isinstance(outcome, Granted)
-        assert (outcome.more, outcome.slots, outcome.left) == (0, 0, (4, 1)), "without slots the rest is of no use"
+        assert (outcome.more, outcome.more_slots, outcome.left) == (0, 0, (4, 1)), "without slots the rest is of no use"
 
     run(body)
 
@@ -356,7 +356,7 @@ def test_gateways_together_never_take_more_than_there_is(server: RedisServer) ->
                 return 0
             assert isinstance(outcome, Granted)
             assert min(outcome.left) >= 0
-            store.post([Change(limits[1], outcome.places[1], 1 + outcome.slots)])
+            store.post([Change(limits[1], outcome.places[1], 1 + outcome.more_slots)])
             return 1 + outcome.more
 
         counts = await asyncio.gather(*(one(gateways[number % 3], number) for number in range(900)))

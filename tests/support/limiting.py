@@ -85,6 +85,8 @@ class Link:
         message = self.down.popleft()
         if isinstance(message, link.Recall):
             self.admission.on_recall(message)
+        elif isinstance(message, link.KeysChanged):
+            self.admission.return_unused()
         else:
             assert isinstance(message, link.Leased | link.Denied | link.Unpriced | link.Uncounted)
             self.admission.on_answer(message)

@@ -8,7 +8,7 @@ models usually have), what these cost, and a slot. Nothing here waits while the 
 Else the parent is asked, one question for each request that finds too little. One question at a time asks for more
 than its own claim, by how the slice was used lately. Where requests come often, the next slice is asked for ahead of
 time, when little is left of this one or its lease is about to end, so that hardly a request waits for one. What a slice
-still has when its lease is over, at most a second or so after it was granted, goes back by itself.
+still has when its lease is over, a little more than a second after it was granted at most, goes back by itself.
 
 A `Hold` is a claim that was taken. Its slot goes back when nothing is sent for it any more; the rest is settled by the
 parent from the journal. Where nothing was sent at all, all of it goes back. Slots go into the slice again where there
@@ -43,7 +43,7 @@ ANSWER_SECONDS = 5.0  # within which a parent that is well has answered, beyond 
 URGENT_SECONDS = 1.0  # after others asked for what lies unused here
 HORIZON = 0.25  # seconds that a lease lasts, unless it is known better
 RECENT = 0.02  # seconds within which requests are too few to tell how many come
-AHEAD = 0.03  # seconds before a slice is spent that the next is asked for
+AHEAD = 0.03  # seconds before a slice is spent that the next is asked for, if requests come more often than that
 LATE = 0.1  # seconds after its time that a lease is used while the next is asked for, if it may be as long
 TRIES = 3  # for one request, where grants come too late
 MOST_ROUTES = 4096  # whose lengths of answers are known
@@ -91,7 +91,7 @@ class _Slice:
 
     __slots__ = (
         *("gauges", "lease", "nanos", "prices", "requests", "rows", "scarce", "slot", "slots", "tokens"),
-        *("asking", "ends", "few", "lasts", "over", "rate", "renew", "since", "used"),
+        *("asking", "due", "ends", "lasts", "over", "rate", "renew", "since", "used"),
     )
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ class _Slice:
         self.gauges: tuple[Gauge | None, Gauge | None] = (None, None)
         self.asking = 0.0  # until when a question for more counts as out
         self.rate = 0.0  # requests a second, lately
-        self.since = -_INFINITE  # when it was told last
+        self.since = -_INFINITE  # when that was last found out
         self.used = 0  # requests since then
         self.ends = -_INFINITE  # when the last lease ends, used up or not; the next may last longer
         self.lasts = HORIZON  # how long one lasts that begins then
@@ -111,8 +111,8 @@ class _Slice:
         self.requests = self.tokens = self.nanos = self.slots = 0.0
         self.slot = 0  # what a request takes of the slots, as far as they are metered
         self.over = 0.0  # nothing may be taken any more
-        self.renew = _INFINITE  # when another is to be asked for,
-        self.few = -1.0  # or when there are fewer requests
+        self.renew = _INFINITE  # when the next is to be asked for,
+        self.due = _INFINITE  # or at which of the requests
         self.scarce = False
 
     def wish(self, now: float) -> int:
@@ -135,8 +135,8 @@ class _Slice:
             told += tokens.lines(0 if used_up else self.tokens, now)
         return b"".join(told)
 
-    def last(self, now: float, expires: float) -> None:
-        """A lease begins, and this is when it ends."""
+    def lease_begins(self, now: float, expires: float) -> None:
+        """`expires`: when it ends."""
         if now >= self.ends:
             self.lasts = max(0.01, expires - now)
         self.ends = expires
@@ -260,7 +260,7 @@ class Admission:
                 slice.slots -= slice.slot
                 slice.used += 1
                 hold = Hold(self, slice, slice.lease, Claim(1, tokens, nanos, slice.slot), (lengths, choices))
-                if (now >= slice.renew or slice.requests < slice.few) and now >= slice.asking:
+                if (now >= slice.renew or slice.used >= slice.due) and now >= slice.asking:
                     question = _lease(principal, asked.model, prompt, completion, targets)
                     self._put(question, slice, None, (lengths, choices), now)
                 return hold
@@ -345,7 +345,7 @@ class Admission:
             question.slice.asking = 0.0
         waiting = question.waiting
         if waiting is None:
-            self._came(question, message)
+            self._leased_ahead(question, message)
         elif isinstance(message, link.Leased):
             if waiting.done():
                 self._return_all(message)
@@ -356,12 +356,12 @@ class Admission:
                 self._show(question.slice, message.rows)
             waiting.set_exception(limited.refusal(message, question.slice.lines(self._clock())))
 
-    def _came(self, question: _Question, message: Said) -> None:
+    def _leased_ahead(self, question: _Question, message: Said) -> None:
         """The answer to what was asked ahead of time: the claim is one more to be had."""
         slice = question.slice
         if not isinstance(message, link.Leased):
-            slice.renew, slice.few = _INFINITE, -1.0  # whoever finds too little asks for himself
-        elif self._clock() > message.begin_by:
+            slice.renew = slice.due = _INFINITE  # whoever finds too little asks for himself
+        elif not question.more or self._clock() >= message.begin_by:
             self._return_all(message)
         else:
             claim = msgspec.structs.astuple(message.claim)
@@ -372,7 +372,7 @@ class Admission:
     def _leased(self, question: _Question, message: link.Leased) -> Hold | None:
         """The hold of who asked; None where it came too late."""
         slice, now = question.slice, self._clock()
-        if now > message.begin_by:
+        if now >= message.begin_by:
             self._return_all(message)
             return None
         self._know(question, message)
@@ -394,7 +394,7 @@ class Admission:
             slice.prices.clear()
         slice.prices[question.labels] = message.prices
         if question.more and now < message.expires:
-            slice.last(now, message.expires)
+            slice.lease_begins(now, message.expires)
 
     def on_recall(self, message: link.Recall) -> None:
         """Return what lies unused of these leases, and for a while whatever comes free, in the same moment."""
@@ -437,8 +437,12 @@ class Admission:
 
     def return_unused(self) -> None:
         """Return everything that lies unused: nothing more is taken by what limits were until now."""
-        for slice in list(self._leases.values()):
+        for slice in (*self._leases.values(), *self._slices.values()):
             self._retire(slice)
+        for question in self._asked.values():
+            if question.more:  # what it brings, beyond its own claim, is not for later requests
+                question.more = False
+                question.slice.asking = 0.0
         self.flush()
 
     def _retire(self, slice: _Slice) -> None:
@@ -483,8 +487,10 @@ class Admission:
         slice.requests, slice.tokens, slice.nanos, slice.slots = spare
         slice.slot = 0 if slice.slots == _INFINITE else 1
         slice.over = min(message.begin_by, message.expires + LATE)
-        slice.renew = message.expires
-        slice.few = min(slice.rate * AHEAD, message.more / 4)
+        soon = slice.rate * AHEAD
+        if soon >= 1:
+            slice.renew = message.expires
+            slice.due = slice.used + message.more - min(soon, message.more / 4)
         slice.scarce = message.scarce
         if message.lease:
             self._leases[message.lease] = slice

@@ -25,8 +25,8 @@ from penstock.stores.base.ledger import (
     SOURCES,
     AttemptRow,
     Brief,
+    LedgerRow,
     RequestRow,
-    Row,
     Series,
     row_of,
 )
@@ -145,9 +145,6 @@ class Briefs:
         except KeyError:
             raise Unnumbered(set(series) - numbers.keys()) from None
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def groups(self) -> Groups:
         """Their figures."""
         if not self._rows:
@@ -167,7 +164,7 @@ class Briefs:
         return {place: _totals(*zip(*values, strict=True)) for place, values in grouped.items()}
 
 
-def batch(rows: Iterable[Row], numbers: Mapping[Series, int]) -> Batch:
+def batch(rows: Iterable[LedgerRow], numbers: Mapping[Series, int]) -> Batch:
     """The rows as columns. `numbers`: of the series; raises Unnumbered with those that it lacks."""
     plain: list[Values] = []
     detailed: list[Values] = []
@@ -191,8 +188,8 @@ def batch(rows: Iterable[Row], numbers: Mapping[Series, int]) -> Batch:
         # fmt: off
         values = (
             id_, number, started_at, 1 if stream else 0, status, ended, finish, prompt, cached, completion, reasoning,
-            sources[state, of_prompt, of_completion], -1 if cost is None else cost,
-            -1.0 if duration is None else duration, -1.0 if first is None else first,
+            sources[state, of_prompt, of_completion], NOTHING if cost is None else cost,
+            NOTHING if duration is None else duration, NOTHING if first is None else first,
         )
         # fmt: on
         if code or tags or user or safety or trace:
@@ -218,7 +215,7 @@ def batch(rows: Iterable[Row], numbers: Mapping[Series, int]) -> Batch:
             attempts.append((
                 request_id, place, its, status, outcome, prompt, cached, completion, reasoning,
                 sources[state, of_prompt, of_completion],
-                -1 if cost is None else cost, -1.0 if duration is None else duration, wait,
+                NOTHING if cost is None else cost, NOTHING if duration is None else duration, wait,
             ))
             # fmt: on
     if missing:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
 from penstock.limits import METERS, Limit
-from penstock.stores.base import Mark, RequestRow, Row, RowQuery, UsageLine, UsageQuery, row_of
+from penstock.stores.base import LedgerRow, Mark, RequestRow, RowQuery, UsageLine, UsageQuery, row_of
 from penstock.stores.base.ledger import Series
 from penstock.stores.base.usage import DAY
 from penstock.stores.batch import SPANS, SUMS, Unnumbered, batch
@@ -30,7 +30,7 @@ class MemoryLedger:
         self._sums: dict[tuple[int, int, int], list[int]] = {}
         self._marks: dict[str, int] = {}
 
-    async def store(self, rows: Sequence[Row], marks: Sequence[Mark]) -> None:
+    async def store(self, rows: Sequence[LedgerRow], marks: Sequence[Mark]) -> None:
         await asyncio.sleep(0)
         new: dict[str, RequestRow] = {}
         for row in map(row_of, rows):

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from penstock.stores import schema
-from penstock.stores.base import Mark, Row
+from penstock.stores.base import LedgerRow, Mark
 from penstock.stores.base.ledger import NOTHING, Series
 from penstock.stores.batch import (
     ATTEMPT,
@@ -42,7 +42,7 @@ class PostgresWriter:
         self._database = database
         self._numbers: dict[Series, int] = {}
 
-    async def store(self, rows: Sequence[Row], marks: Sequence[Mark]) -> None:
+    async def store(self, rows: Sequence[LedgerRow], marks: Sequence[Mark]) -> None:
         try:
             new = batch(rows, self._numbers)
         except Unnumbered as error:

@@ -128,7 +128,7 @@ class MemorySlices:
         now = Times(self._steady(), self._wall())
         windows, slots = self._windows, self._slots
         unknown, short, over, taken, ends = [], [], [], [], []
-        more = further = asking.more  # claims, and slots
+        more = more_slots = asking.more  # claims, and slots
         for index, bound in enumerate(asking.bounds):
             claim: int = getattr(asking.claim, bound.unit)
             window = windows.get(bound.id) if bound.unit != "slots" else None
@@ -151,22 +151,22 @@ class MemorySlices:
             elif claim:
                 plenty = left // (2 * asking.sharers * claim)
                 if bound.unit == "slots":
-                    further = min(further, plenty)
+                    more_slots = min(more_slots, plenty)
                 else:
                     more = min(more, plenty)
         if unknown:
             return Unknown(tuple(unknown))
         if short:
             return Refused(tuple(short))
-        further = min(more, further)
-        return self._grant(asking, more if further else 0, further, ends, tuple(over), now)
+        more_slots = min(more, more_slots)
+        return self._grant(asking, more if more_slots else 0, more_slots, ends, tuple(over), now)
 
     def _grant(
-        self, asking: Asking, more: int, further: int, ends: list[float], over: tuple[int, ...], now: Times
+        self, asking: Asking, more: int, more_slots: int, ends: list[float], over: tuple[int, ...], now: Times
     ) -> Granted:
         places, left, whole = [], [], []
         for bound, end in zip(asking.bounds, ends, strict=True):
-            amount = getattr(asking.claim, bound.unit) * (1 + (further if bound.unit == "slots" else more))
+            amount = getattr(asking.claim, bound.unit) * (1 + (more_slots if bound.unit == "slots" else more))
             if bound.unit == "slots":
                 taken = self._slots[bound.id] = self._slots.get(bound.id, 0) + amount
                 places.append(_HELD)
@@ -178,7 +178,7 @@ class MemorySlices:
                 places.append(Place(window.newest, _LIFE))
                 whole.append(window.whole(now, end))
             left.append(bound.amount - taken)
-        return Granted(more, further, tuple(places), tuple(left), tuple(whole), min(LEASE, *ends), over)
+        return Granted(more, more_slots, tuple(places), tuple(left), tuple(whole), min(LEASE, *ends), over)
 
     def post(self, changes: Sequence[Change]) -> None:
         now = Times(self._steady(), self._wall())

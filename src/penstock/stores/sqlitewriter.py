@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.stores.base import Mark, Row
+from penstock.stores.base import LedgerRow, Mark
 from penstock.stores.base.ledger import NOTHING, Series
 from penstock.stores.batch import (
     ATTEMPT,
@@ -53,7 +53,7 @@ class SqliteWriter:
         self._connection: sqlite3.Connection | None = None
         self._numbers: dict[Series, int] = {}
 
-    async def store(self, rows: Sequence[Row], marks: Sequence[Mark]) -> None:
+    async def store(self, rows: Sequence[LedgerRow], marks: Sequence[Mark]) -> None:
         await self._run(lambda connection: self._store(connection, rows, marks))
 
     async def sync(self) -> None:
@@ -85,7 +85,7 @@ class SqliteWriter:
             connection.close()  # which rolls back what was begun
             raise
 
-    def _store(self, connection: sqlite3.Connection, rows: Sequence[Row], marks: Sequence[Mark]) -> None:
+    def _store(self, connection: sqlite3.Connection, rows: Sequence[LedgerRow], marks: Sequence[Mark]) -> None:
         brief, new = self._numbered(connection, rows)
         connection.execute("BEGIN IMMEDIATE")
         if _insert(connection, brief, new) != len(rows):
@@ -100,7 +100,7 @@ class SqliteWriter:
         connection.executemany(_MARK, [(mark.journal, mark.position) for mark in marks])
         connection.execute("COMMIT")
 
-    def _numbered(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> tuple[Briefs, Batch]:
+    def _numbered(self, connection: sqlite3.Connection, rows: Sequence[LedgerRow]) -> tuple[Briefs, Batch]:
         briefs = [row for row in rows if isinstance(row, tuple)]
         others = [row for row in rows if not isinstance(row, tuple)] if len(briefs) < len(rows) else []
         while True:
@@ -143,13 +143,11 @@ class _Insert:
 
 
 class _InsertBriefs:
-    """Inserts brief rows into one table, whose columns `values` names each with what it has of a row: a constant, or in
-    braces the place of a value. So one list is bound for both tables, and the last of its values must be in each."""
+    """Inserts brief rows into one table, whose columns `values` names, each with what it has of a row: a constant, or
+    `columnN`, the Nth of a row's values."""
 
     def __init__(self, table: str, **values: str) -> None:
-        self._text = f"INSERT INTO {table} ({', '.join(values)}) VALUES "
-        self._row = f"({', '.join(values.values())})"
-        self._texts: dict[int, str] = {}
+        self._head = f"INSERT INTO {table} ({', '.join(values)}) SELECT {', '.join(values.values())} FROM (VALUES "
 
     def insert(self, connection: sqlite3.Connection, brief: Briefs) -> int:
         """How many were inserted."""
@@ -164,13 +162,7 @@ class _InsertBriefs:
         return inserted
 
     def _of(self, count: int) -> str:
-        if count not in self._texts:
-            rows = (
-                self._row.format(*(f"?{at + place}" for place in range(1, Briefs.WIDTH + 1)))
-                for at in range(0, count * Briefs.WIDTH, Briefs.WIDTH)
-            )
-            self._texts[count] = f"{self._text}{', '.join(rows)} ON CONFLICT DO NOTHING"
-        return self._texts[count]
+        return f"{self._head}{', '.join([_BRIEF] * count)}) WHERE true ON CONFLICT DO NOTHING"
 
 
 def _insert(connection: sqlite3.Connection, brief: Briefs, new: Batch) -> int:
@@ -207,35 +199,36 @@ def _marks_of(count: int) -> str:
 _PLAIN = _Insert("ledger_requests", PLAIN)
 _REQUESTS = _Insert("ledger_requests", REQUEST)
 _ATTEMPTS = _Insert("ledger_attempts", ATTEMPT)
+_BRIEF = f"({_marks_of(Briefs.WIDTH)})"
 _COST = {
-    "prompt_tokens": "{5}",
-    "cached_tokens": "{6}",
-    "completion_tokens": "{7}",
-    "reasoning_tokens": "{8}",
-    "sources": "{9}",
-    "cost_nanos": f"nullif({{13}}, {NOTHING})",
+    "prompt_tokens": "column6",
+    "cached_tokens": "column7",
+    "completion_tokens": "column8",
+    "reasoning_tokens": "column9",
+    "sources": "column10",
+    "cost_nanos": f"nullif(column14, {NOTHING})",
 }
 _BRIEF_REQUESTS = _InsertBriefs(
     "ledger_requests",
-    id="{0}",
-    series="{1}",
-    started_at="{2}",
-    stream="{3}",
+    id="column1",
+    series="column2",
+    started_at="column3",
+    stream="column4",
     status="200",
     ended="'ok'",
-    finish="{4}",
-    first_event_ms=f"nullif({{10}}, {NOTHING})",
-    duration_ms=f"nullif({{11}}, {NOTHING})",
+    finish="column5",
+    first_event_ms=f"nullif(column11, {NOTHING})",
+    duration_ms=f"nullif(column12, {NOTHING})",
     **_COST,
 )
 _BRIEF_ATTEMPTS = _InsertBriefs(
     "ledger_attempts",
-    request_id="{0}",
+    request_id="column1",
     number="1",
-    series="{1}",
+    series="column2",
     status="200",
     outcome="'ok'",
-    duration_ms=f"nullif({{12}}, {NOTHING})",
+    duration_ms=f"nullif(column13, {NOTHING})",
     wait_ms="0.0",
     **_COST,
 )

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from penstock.limits import METERS, Limit
 from penstock.stores import schema
-from penstock.stores.base import Mark, RequestRow, Row
+from penstock.stores.base import LedgerRow, Mark, RequestRow
 from penstock.stores.base.ledger import AttemptRow
 from penstock.stores.base.usage import Dimension, RowQuery, UsageLine, UsageQuery
 from penstock.stores.batch import ATTEMPT, REQUEST, SERIES, SPANS, SUMS, attempt_of, request_of
@@ -63,7 +63,7 @@ _AMOUNTS = {
 class Writer(Protocol):
     """What stores rows in one kind of database, as `stores.base.LedgerWriter` says."""
 
-    async def store(self, rows: Sequence[Row], marks: Sequence[Mark]) -> None: ...
+    async def store(self, rows: Sequence[LedgerRow], marks: Sequence[Mark]) -> None: ...
 
     async def sync(self) -> None: ...
 
@@ -83,7 +83,7 @@ class SqlLedger:
 
     # -- what goes in
 
-    async def store(self, rows: Sequence[Row], marks: Sequence[Mark]) -> None:
+    async def store(self, rows: Sequence[LedgerRow], marks: Sequence[Mark]) -> None:
         await self._writer.store(rows, marks)
 
     async def sync(self) -> None:

@@ -299,13 +299,13 @@ local function finite(span)
   return span == huge and NEVER or span
 end
 
-local function grant(wanted, more, further, over)
+local function grant(wanted, more, more_slots, over)
   local rows, valid = {}, LEASE
   for at, each in ipairs(wanted) do
     local index, amount, limit = each[1], each[2] * (1 + more), each[4]
     if bounds[index][1] == SLOTS then
       local held = slots_of(index)
-      amount = each[2] * (1 + further)
+      amount = each[2] * (1 + more_slots)
       if amount > 0 then hold(held, amount) end
       note(held.key, 0, held.life, amount)
       rows[at] = {0, held.life or 0, limit - held.count - held.others, 0}
@@ -317,12 +317,12 @@ local function grant(wanted, more, further, over)
       rows[at] = {window.newest, window.life, limit - window.taken, finite(whole(window))}
     end
   end
-  return {'granted', more, further, rows, valid, over}
+  return {'granted', more, more_slots, rows, valid, over}
 end
 
 -- All claims or none. Each of `wanted`: bound, claim, what others get first, the limit, and whether it refuses.
 local function lease(more, sharers, wanted)
-  local unknown, short, over, further = {}, {}, {}, more
+  local unknown, short, over, more_slots = {}, {}, {}, more
   for at, each in ipairs(wanted) do
     local index, claim, ahead, limit, enforced = unpack(each)
     local window, taken
@@ -350,13 +350,13 @@ local function lease(more, sharers, wanted)
       end
     elseif claim > 0 then
       local plenty = floor((limit - taken - claim) / (2 * sharers * claim))
-      if bounds[index][1] == SLOTS then further = min(further, plenty) else more = min(more, plenty) end
+      if bounds[index][1] == SLOTS then more_slots = min(more_slots, plenty) else more = min(more, plenty) end
     end
   end
   if #unknown > 0 then return {'unknown', unknown} end
   if #short > 0 then return {'refused', short} end
-  further = min(more, further)
-  return grant(wanted, further > 0 and more or 0, further, over)
+  more_slots = min(more, more_slots)
+  return grant(wanted, more_slots > 0 and more or 0, more_slots, over)
 end
 
 local last, taken_by_last = 0, {}

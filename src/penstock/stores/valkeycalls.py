@@ -308,10 +308,10 @@ def _wanted(index: dict[str, int], asking: Asking) -> tuple[int, int, list[tuple
 
 def _outcome(answer: list[Any]) -> Outcome:
     match answer:
-        case ["granted", more, further, rows, valid, over]:
+        case ["granted", more, more_slots, rows, valid, over]:
             return Granted(
                 more,
-                further,
+                more_slots,
                 tuple([Place(bucket, life) for bucket, life, _, _ in rows]),
                 tuple([left for _, _, left, _ in rows]),
                 tuple([_seconds(whole) for _, _, _, whole in rows]),

@@ -19,6 +19,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
@@ -118,6 +119,7 @@ class Counters:
         self._questions: dict[tuple[int, int], Question | Lease] = {}  # Lease: its limits are being looked up
         self._working: set[asyncio.Task[None]] = set()
         self._planting: dict[str, asyncio.Task[bool]] = {}
+        self._sought: Counter[str] = Counter()  # by bound, how many questions wait for what is called back
         self._granted = 0
         self._refused: dict[tuple[str, ...], int] = {}
         self._shadowed: dict[tuple[str, ...], int] = {}
@@ -242,6 +244,10 @@ class Counters:
             return
         question.tries += 1
         before = self._lines.before(question)
+        if question.asked.ahead and (before is not None or self._is_sought(question.ruling.bounds)):
+            if self._end(question):
+                question.send(Uncounted(question.asked.ref))
+            return
         more, ahead = (question.asked.more, NOTHING) if before is None else (0, before[0])
         asking = Asking(question.ruling.bounds, question.claim, more, self._workers, ahead)
         at = self._clock()
@@ -300,8 +306,9 @@ class Counters:
                 row = self._board.write(bound.id, left, now + whole, now)
                 if row != NO_ROW:
                     rows.append(Row(row, bound.amount, bound.unit == "tokens"))
-            if bucket := width(bound):
-                grace = min(grace, bucket / 2)
+            if unit != SLOTS:  # of a calendar's window, nothing after its end
+                bucket = width(bound)
+                grace = min(grace, bucket / 2 if bucket else max(0.0, whole - granted.valid))
         if not ruling.slots:
             claim = msgspec.structs.replace(claim, slots=0)
         question.send(
@@ -334,6 +341,7 @@ class Counters:
             bounds = [question.ruling.bounds[short.index] for short in refused.short if question.may_fit(short.index)]
             bounds = [bound for bound in bounds if self._recalls.worth(bound, question.worker)]
             if bounds:
+                self._sought.update(bound.id for bound in bounds)
                 self._work(self._recall(question, bounds))
                 return
         if question.tries < TRIES and question.fit(refused):
@@ -355,8 +363,18 @@ class Counters:
         return True
 
     async def _recall(self, question: Question, bounds: Sequence[Bound]) -> None:
-        await asyncio.gather(*(self._recalls.gather(bound) for bound in bounds))
-        self._take(question)
+        try:
+            await asyncio.gather(*(self._recalls.gather(bound) for bound in bounds))
+            self._take(question)
+        finally:
+            self._sought.subtract(bound.id for bound in bounds)
+            for bound in bounds:
+                if not self._sought[bound.id]:
+                    del self._sought[bound.id]
+
+    def _is_sought(self, bounds: Sequence[Bound]) -> bool:
+        """Whether somebody waits for what is being called back of one of these."""
+        return bool(self._sought) and any(bound.id in self._sought for bound in bounds)
 
     def _deny(self, question: Question, refused: Refused) -> None:
         if not self._end(question):

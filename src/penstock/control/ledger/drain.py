@@ -37,7 +37,7 @@ from penstock.control.ledger.reading import Reading, journals, remove, retire, s
 from penstock.control.ledger.rows import Price, account, brief
 from penstock.journal import LAST, LOCK, SEGMENT_BYTES, Answered, Begun, End, Entry
 from penstock.link import SeriesValue
-from penstock.stores.base import LedgerWriter, Mark, RequestRow, Row, StoreUnavailable
+from penstock.stores.base import LedgerRow, LedgerWriter, Mark, RequestRow, StoreUnavailable
 from penstock.types import Settlement
 
 _T = TypeVar("_T")
@@ -56,7 +56,7 @@ _log = logging.getLogger("penstock.ledger")
 Settle = Callable[[Sequence[Settlement]], object]
 
 
-_Waiting: TypeAlias = tuple[int, Row, list[Entry], float]
+_Waiting: TypeAlias = tuple[int, LedgerRow, list[Entry], float]
 """A row that is not stored yet: its position; itself; the entries that it would be made of again; since when."""
 
 
@@ -239,8 +239,9 @@ class Drain:
             busy = False
             now = list(self._journals)
             for journal in now:
-                busy = self._advance(journal, settlements) or busy
-                if len(settlements) >= SLICE:
+                more = self._advance(journal, settlements)
+                busy = busy or more
+                if more:
                     self._settle(settlements)
                     settlements = []
                     await asyncio.sleep(0)
@@ -299,9 +300,9 @@ class Drain:
             journal.rereading = None
             journal.behind = False
 
-    def _account(self, opened: list[Entry], done: End) -> tuple[Row, Settlement | None]:
+    def _account(self, opened: list[Entry], done: End) -> tuple[LedgerRow, Settlement | None]:
         begun, found = opened[0], None
-        if type(done) is Answered and type(begun) is Begun:
+        if type(done) is Answered and type(begun) is Begun and len(opened) == 1:
             found = brief(begun, done, self._price)
         return account(opened, done, self._price) if found is None else found
 

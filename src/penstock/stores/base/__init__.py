@@ -15,10 +15,10 @@ from penstock.stores.base.keys import NewKey as NewKey
 from penstock.stores.base.keys import choose_key as choose_key
 from penstock.stores.base.ledger import AttemptRow as AttemptRow
 from penstock.stores.base.ledger import Brief as Brief
+from penstock.stores.base.ledger import LedgerRow as LedgerRow
 from penstock.stores.base.ledger import LedgerWriter as LedgerWriter
 from penstock.stores.base.ledger import Mark as Mark
 from penstock.stores.base.ledger import RequestRow as RequestRow
-from penstock.stores.base.ledger import Row as Row
 from penstock.stores.base.ledger import row_of as row_of
 from penstock.stores.base.projects import NewProject as NewProject
 from penstock.stores.base.projects import ProjectArchived as ProjectArchived

@@ -111,10 +111,10 @@ is all there is to tell. Its values are id, series, started_at, stream, finish, 
 and reasoning, their sources as SOURCES numbers them, first_event_ms, duration_ms, the attempt's, and cost_nanos. What
 is not known is NOTHING, and the figures are believed."""
 
-Row: TypeAlias = RequestRow | Brief
+LedgerRow: TypeAlias = RequestRow | Brief
 
 
-def row_of(row: Row) -> RequestRow:
+def row_of(row: LedgerRow) -> RequestRow:
     """The same with all its values."""
     if isinstance(row, RequestRow):
         return row
@@ -149,7 +149,7 @@ class Mark(msgspec.Struct, frozen=True):
 class LedgerWriter(Protocol):
     """Takes rows. Every method may raise StoreUnavailable, and has then changed nothing."""
 
-    async def store(self, rows: Sequence[Row], marks: Sequence[Mark]) -> None:
+    async def store(self, rows: Sequence[LedgerRow], marks: Sequence[Mark]) -> None:
         """Add the rows, and set the marks, in one transaction. A row whose id is there already is left as it is."""
         ...
 

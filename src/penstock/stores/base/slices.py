@@ -77,7 +77,7 @@ class Asking(msgspec.Struct, frozen=True, gc=False):
 
 
 class Granted(msgspec.Struct, frozen=True, gc=False):
-    """All claims were taken, and `more` further ones, with so many further `slots`. By bound: `places`; what is `left`,
+    """All claims were taken, and `more` further ones, with `more_slots` for them. By bound: `places`; what is `left`,
     below zero where a limit does not refuse or was overrun; and in how many seconds it will be `whole`, if nothing else
     is taken.
 
@@ -86,7 +86,7 @@ class Granted(msgspec.Struct, frozen=True, gc=False):
     """
 
     more: int
-    slots: int
+    more_slots: int
     places: tuple[Place, ...]
     left: tuple[int, ...]
     whole: tuple[float, ...]
@@ -96,7 +96,9 @@ class Granted(msgspec.Struct, frozen=True, gc=False):
     def taken(self, claim: Claim) -> Claim:
         """All that was taken, of such claims."""
         every = 1 + self.more
-        return Claim(claim.requests * every, claim.tokens * every, claim.nanos * every, claim.slots * (1 + self.slots))
+        return Claim(
+            claim.requests * every, claim.tokens * every, claim.nanos * every, claim.slots * (1 + self.more_slots)
+        )
 
 
 class Short(msgspec.Struct, frozen=True, gc=False):
