@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import itertools
 import os
 import re
 import shutil
@@ -275,21 +276,20 @@ async def serve(body_name: str, count: int, rounds: int, directory: str) -> list
     return took
 
 
-def instructions(arguments: argparse.Namespace, body_name: str, count: int) -> int:
-    """Of a run with so many requests or chunks."""
+def collected(command: list[str], source: Path) -> int:
+    """The instructions that a Python program executes, with these sources."""
     valgrind = shutil.which("valgrind")
     assert valgrind is not None, "valgrind is needed to count instructions: apt-get install valgrind"
-    counting = [valgrind, "--tool=callgrind", "--callgrind-out-file=/dev/null"]
-    command = [*counting, sys.executable, __file__, "--run", body_name, str(count)]
-    ran = subprocess.run(command, env=environment(arguments), capture_output=True, text=True, check=False)
+    counting = [valgrind, "--tool=callgrind", "--callgrind-out-file=/dev/null", *command]
+    ran = subprocess.run(counting, env=environment(source), capture_output=True, text=True, check=False)
     found = re.search(r"Collected : (\d+)", ran.stderr)
     assert found is not None, ran.stdout + ran.stderr
     assert ran.returncode == 0, ran.stderr
     return int(found[1])
 
 
-def environment(arguments: argparse.Namespace) -> dict[str, str]:
-    path = os.pathsep.join((str(arguments.source), str(HERE)))
+def environment(source: Path) -> dict[str, str]:
+    path = os.pathsep.join((str(source), str(HERE)))
     return {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
@@ -298,7 +298,8 @@ def count_all(arguments: argparse.Namespace) -> None:
     with ThreadPoolExecutor(arguments.jobs) as jobs:
         for case in arguments.only:
             body_name, count = CASES[case]
-            few, many = jobs.map(lambda n, name=body_name: instructions(arguments, name, n), (count, 2 * count))
+            commands = ([sys.executable, __file__, "--run", body_name, str(each)] for each in (count, 2 * count))
+            few, many = jobs.map(collected, commands, itertools.repeat(arguments.source))
             each = (many - few) / count
             assert each > MIN_INSTRUCTIONS, f"{case}: {each} instructions"
             print(f"{case:30} {each:10.0f} instructions", flush=True)
@@ -309,7 +310,7 @@ def time_all(arguments: argparse.Namespace) -> None:
     for case in arguments.only:
         body_name, count = CASES[case]
         command = [sys.executable, __file__, "--run", body_name, str(count), "--rounds", "15"]
-        ran = subprocess.run(command, env=environment(arguments), capture_output=True, text=True, check=True)
+        ran = subprocess.run(command, env=environment(arguments.source), capture_output=True, text=True, check=True)
         took = sorted(map(float, ran.stdout.split()))
         print(f"{case:30} {took[0]:10.2f} us at best, {statistics.median(took):.2f} in the middle", flush=True)
 
