@@ -8,7 +8,7 @@ import pytest
 
 from penstock import link
 from penstock.errors import Refusal
-from penstock.gateway.limited import duration, gauges, refusal
+from penstock.gateway.limited import Gauges, duration, refusal
 from penstock.limits import NANOS
 
 NOW = 1000.0
@@ -39,31 +39,30 @@ def told(lines: bytes) -> dict[str, str]:
 def test_of_several_limits_the_one_is_told_of_which_least_is_left() -> None:
     board = [100, 1_060_000, 7, 1_500_000, -3, 1_060_500]
     rows = (link.Row(0, 600, False), link.Row(1, 10, False), link.Row(2, 9000, True))
-    requests, tokens = gauges(rows, board)
-    assert requests is not None
-    assert tokens is not None
-    assert told(b"".join(requests.lines(2, NOW))) == {
+    gauges = Gauges(rows, board)
+    assert told(gauges.lines(2, 0, NOW)) == {
         "x-ratelimit-limit-requests": "10",
         "x-ratelimit-remaining-requests": "9",
         "x-ratelimit-reset-requests": "8m20s",
+        "x-ratelimit-limit-tokens": "9000",
+        "x-ratelimit-remaining-tokens": "0",
+        "x-ratelimit-reset-tokens": "1m0.5s",
     }
-    assert told(b"".join(requests.lines(math.inf, NOW)))["x-ratelimit-remaining-requests"] == "7", (
-        "what nothing meters adds none"
-    )
-    assert told(b"".join(tokens.lines(0, NOW)))["x-ratelimit-remaining-tokens"] == "0"
+    unmetered = told(gauges.lines(math.inf, math.inf, NOW))
+    assert unmetered["x-ratelimit-remaining-requests"] == "7", "what nothing meters adds none"
     board[2] = 700
-    assert told(b"".join(requests.lines(0, NOW)))["x-ratelimit-limit-requests"] == "600"
-    assert gauges(rows[:2], board)[1] is None
+    assert told(gauges.lines(0, 0, NOW))["x-ratelimit-limit-requests"] == "600"
+    assert "x-ratelimit-limit-tokens" not in told(Gauges(rows[:2], board).lines(0, 0, NOW))
+    assert Gauges().lines(0, 0, NOW) == b""
 
 
 def test_a_reset_is_never_told_too_early_while_time_passes_and_more_is_taken() -> None:
     board = [5, 1_060_000]
-    (requests, _) = gauges((link.Row(0, 600, False),), board)
-    assert requests is not None
+    gauges = Gauges((link.Row(0, 600, False),), board)
     for step in range(200):
         now = NOW + step * 0.03
         board[1] = 1_060_000 + 250 * (step // 10)
-        reset = told(b"".join(requests.lines(0, now)))["x-ratelimit-reset-requests"]
+        reset = told(gauges.lines(0, 0, now))["x-ratelimit-reset-requests"]
         minutes, _, seconds = reset.removesuffix("s").rpartition("m")
         promised = now + 60 * int(minutes or 0) + float(seconds)
         assert board[1] / 1000 <= promised + 1e-6 <= board[1] / 1000 + 0.21

@@ -33,7 +33,7 @@ from penstock import link
 from penstock.config import Counting
 from penstock.errors import Overloaded
 from penstock.gateway import limited
-from penstock.gateway.limited import Gauge
+from penstock.gateway.limited import Gauges
 from penstock.providers.base import AnyRequest
 from penstock.types import Claim, Principal, Target, Usage
 from penstock.wire.ceiling import ceiling
@@ -97,7 +97,7 @@ class _Slice:
     def __init__(self) -> None:
         self.prices: dict[Labels, tuple[float, float]] = {}
         self.rows: tuple[link.Row, ...] = ()
-        self.gauges: tuple[Gauge | None, Gauge | None] = (None, None)
+        self.gauges = Gauges()
         self.asking = 0.0  # until when a question for more counts as out
         self.rate = 0.0  # requests a second, lately
         self.since = -_INFINITE  # when that was last found out
@@ -126,14 +126,7 @@ class _Slice:
 
     def lines(self, now: float) -> bytes:
         """The header lines that tell what is left to who has this slice."""
-        requests, tokens = self.gauges
-        used_up = now >= self.over
-        told: tuple[bytes, ...] = ()
-        if requests is not None:
-            told = requests.lines(0 if used_up else self.requests, now)
-        if tokens is not None:
-            told += tokens.lines(0 if used_up else self.tokens, now)
-        return b"".join(told)
+        return self.gauges.lines(self.requests, self.tokens, now) if now < self.over else self.gauges.lines(0, 0, now)
 
     def lease_begins(self, now: float, expires: float) -> None:
         """`expires`: when it ends."""
@@ -148,13 +141,16 @@ class Hold:
 
     __slots__ = ("_admission", "_choices", "_lengths", "_scarce", "_slice", "cap", "claim", "held", "lease")
 
-    def __init__(self, admission: Admission, slice: _Slice, lease: str, claim: Claim, answer: Answer) -> None:
+    def __init__(
+        self, admission: Admission, slice: _Slice, lease: str, claim: Claim, lengths: Lengths, choices: int
+    ) -> None:
         self.lease = lease
         self.claim = claim
         self.cap: int | None = None
         self._admission = admission
         self._slice = slice
-        self._lengths, self._choices = answer
+        self._lengths = lengths
+        self._choices = choices
         self.held = True
         self._scarce = slice.scarce
 
@@ -191,7 +187,8 @@ class Hold:
 
     def lines(self, now: float) -> bytes:
         """The header lines that tell what is left now, on the monotonic clock."""
-        return self._slice.lines(now)
+        slice = self._slice
+        return slice.gauges.lines(slice.requests, slice.tokens, now) if now < slice.over else slice.lines(now)
 
 
 class _Question:
@@ -211,7 +208,7 @@ class _Question:
 
 
 class Admission:
-    """All slices of a worker. `send` puts a message on the link; `board`: see `limited.Gauge`."""
+    """All slices of a worker. `send` puts a message on the link; `board`: see `limited.Gauges`."""
 
     def __init__(
         self,
@@ -259,7 +256,7 @@ class Admission:
                 slice.nanos -= nanos
                 slice.slots -= slice.slot
                 slice.used += 1
-                hold = Hold(self, slice, slice.lease, Claim(1, tokens, nanos, slice.slot), (lengths, choices))
+                hold = Hold(self, slice, slice.lease, Claim(1, tokens, nanos, slice.slot), lengths, choices)
                 if (now >= slice.renew or slice.used >= slice.due) and now >= slice.asking:
                     question = _lease(principal, asked.model, prompt, completion, targets)
                     self._put(question, slice, None, (lengths, choices), now)
@@ -380,7 +377,7 @@ class Admission:
             self._install(slice, message, message.spare)
         elif message.more:
             self.give_back(message.lease, _whole(message.spare), closed=True)
-        hold = Hold(self, slice, message.lease, message.claim, question.answer)
+        hold = Hold(self, slice, message.lease, message.claim, *question.answer)
         hold._scarce = message.scarce
         if message.cap is not None:
             hold.cap = max(1, message.cap // question.answer[1])
@@ -507,7 +504,7 @@ class Admission:
     def _show(self, slice: _Slice, rows: tuple[link.Row, ...]) -> None:
         """These rows of the board tell what is left to who has this slice."""
         if rows != slice.rows and self._board:
-            slice.rows, slice.gauges = rows, limited.gauges(rows, self._board)
+            slice.rows, slice.gauges = rows, Gauges(rows, self._board)
 
 
 def _lease(

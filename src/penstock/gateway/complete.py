@@ -27,7 +27,7 @@ from penstock.gateway.telemetry import Telemetry
 from penstock.gateway.upstream import Answer, Upstreams, note
 from penstock.http.request import Request
 from penstock.providers.base import AnyRequest
-from penstock.types import Plan, Principal, Record
+from penstock.types import Record
 from penstock.wire.ceiling import lowered
 from penstock.wire.estimate import BYTES_PER_TOKEN
 
@@ -79,8 +79,7 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
     try:
         # Python's SDK names its read timeout, Node's its timeout, for which it waits for the first bytes of an answer.
         fields = request.headers
-        said = fields.get(b"x-stainless-read-timeout") or fields.get(b"x-stainless-timeout")
-        if said is not None:
+        if (said := fields.get(b"x-stainless-read-timeout") or fields.get(b"x-stainless-timeout")) is not None:
             exchange.patience = exchange.started + _seconds(said)
         if principal.endpoints and exchange.endpoint not in principal.endpoints:
             raise PermissionDenied(f"This API key may not use {exchange.endpoint}; ask whoever runs this gateway.")
@@ -95,15 +94,16 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
         if not plan.targets:
             raise unavailable(asked.model, plan.ready_in)
         if principal.limited:
-            asked = await _admitted(gateway, exchange, principal, asked, plan)
+            held = gateway.admission.reserve(principal, asked, plan.targets, exchange.patience)
+            asked = _admitted(exchange, asked, held if isinstance(held, Hold) else await held)
         way = relay if not plan.rescue else Rescue(relay, gateway.upstreams, asked, plan, exchange)
         answer = await gateway.upstreams.open(asked, plan, exchange, way)
         if answer.committed:
             answer = await way.copy(answer)
         else:
             note(exchange, answer, exchange.waited)
-        if exchange.hold is not None and exchange.hold.claim.slots:
-            await answer.gone()  # an answer whose end the upstream has not sent yet is in flight there
+        if exchange.hold is not None and exchange.hold.claim.slots and answer.detached is not None:
+            await answer.detached.ended()  # an answer whose end the upstream has not sent yet is in flight there
         exchange.status, exchange.ended = 200, "ok"
         heard = 0 if exchange.usage is not None else _heard(exchange, relay, answer)
         record = accounting.close(exchange, gateway.journal, time.monotonic(), heard)
@@ -147,12 +147,9 @@ def _heard(exchange: Exchange, relay: Relay, whole: Answer | None = None) -> int
     return -(-len(whole.tail) // BYTES_PER_TOKEN) if whole is not None else 0
 
 
-async def _admitted(
-    gateway: Gateway, exchange: Exchange, principal: Principal, asked: AnyRequest, plan: Plan
-) -> AnyRequest:
-    """Take what the request needs of its limits; the request that is to be sent. Raises Refusal."""
-    held = gateway.admission.reserve(principal, asked, plan.targets, exchange.patience)
-    exchange.hold = hold = held if isinstance(held, Hold) else await held
+def _admitted(exchange: Exchange, asked: AnyRequest, hold: Hold) -> AnyRequest:
+    """The request that is to be sent, for which so much is held."""
+    exchange.hold = hold
     return asked if hold.cap is None else lowered(asked, hold.cap)
 
 

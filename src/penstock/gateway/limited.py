@@ -68,48 +68,55 @@ def _denied(message: link.Denied, headers: Headers) -> RateLimited:
     )
 
 
-class Gauge:
-    """The limits on one unit, and the header lines about the one of which least is left: how much it is, what is left
-    and when all of it will be.
+class _Gauge:
+    """The limits on one unit: for each, its place on the board, its amount, and its header lines up to what is left."""
+
+    __slots__ = ("first", "others", "tail", "unit", "until", "whole")
+
+    def __init__(self, unit: bytes, rows: Sequence[link.Row]) -> None:
+        head = b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: "
+        self.unit = unit
+        self.first, *self.others = [(2 * row.row, row.amount, head % (unit, row.amount, unit)) for row in rows]
+        self.tail = b""
+        self.whole = -1
+        self.until = 0.0  # the tail may be used; one that was made earlier only says a later time
+
+
+class Gauges:
+    """The header lines about what is left: of requests and of tokens, each about the limit of which least is left, how
+    much it is, what is left, and when all of it will be.
 
     `board`: by row, what is left and, in milliseconds of the monotonic clock, when all will be.
     """
 
-    __slots__ = ("_board", "_first", "_others", "_tail", "_unit", "_until", "_whole")
+    __slots__ = ("_board", "_requests", "_tokens")
 
-    def __init__(self, unit: bytes, rows: Sequence[link.Row], board: Sequence[int]) -> None:
-        head = b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: "
-        self._unit = unit
-        self._first, *self._others = [(2 * row.row, row.amount, head % (unit, row.amount, unit)) for row in rows]
+    def __init__(self, rows: Sequence[link.Row] = (), board: Sequence[int] = ()) -> None:
+        requests, tokens = [row for row in rows if not row.tokens], [row for row in rows if row.tokens]
         self._board = board
-        self._tail = b""
-        self._whole = -1
-        self._until = 0.0  # the tail may be used; one that was made earlier only says a later time
+        self._requests = _Gauge(b"requests", requests) if requests else None
+        self._tokens = _Gauge(b"tokens", tokens) if tokens else None
 
-    def lines(self, spare: float, now: float) -> tuple[bytes, bytes, bytes]:
-        """In parts. `spare`: what this worker holds of that unit besides; not finite where it is not metered."""
+    def lines(self, requests: float, tokens: float, now: float) -> bytes:
+        """What this worker holds besides, of each; not finite where it is not metered."""
         board = self._board
-        at, amount, head = self._first
-        left = board[at]
-        for row in self._others:
-            if board[row[0]] < left:
-                at, amount, head = row
-                left = board[at]
-        if spare < amount:
-            left += int(spare)
-        if board[at + 1] != self._whole or now > self._until:
-            self._whole, self._until = board[at + 1], now + FRESH
-            self._tail = b"\r\nx-ratelimit-reset-%b: %b\r\n" % (self._unit, duration(self._whole / 1000 - now))
-        return head, b"%d" % (left if 0 < left < amount else 0 if left <= 0 else amount), self._tail
-
-
-def gauges(rows: Sequence[link.Row], board: Sequence[int]) -> tuple[Gauge | None, Gauge | None]:
-    """Of requests and of tokens; None where no limit is on them."""
-    requests, tokens = [row for row in rows if not row.tokens], [row for row in rows if row.tokens]
-    return (
-        Gauge(b"requests", requests, board) if requests else None,
-        Gauge(b"tokens", tokens, board) if tokens else None,
-    )
+        parts: list[bytes] = []
+        for gauge, spare in ((self._requests, requests), (self._tokens, tokens)):
+            if gauge is None:
+                continue
+            at, amount, head = gauge.first
+            left = board[at]
+            for row in gauge.others:
+                if board[row[0]] < left:
+                    at, amount, head = row
+                    left = board[at]
+            if spare < amount:
+                left += int(spare)
+            if board[at + 1] != gauge.whole or now > gauge.until:
+                gauge.whole, gauge.until = board[at + 1], now + FRESH
+                gauge.tail = b"\r\nx-ratelimit-reset-%b: %b\r\n" % (gauge.unit, duration(gauge.whole / 1000 - now))
+            parts += head, b"%d" % (left if 0 < left < amount else 0 if left <= 0 else amount), gauge.tail
+        return b"".join(parts)
 
 
 def duration(seconds: float) -> bytes:

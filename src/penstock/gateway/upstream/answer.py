@@ -53,7 +53,7 @@ class Answer:
     ended_at = 0.0  # once it has ended by itself
     attempts: Attempts | None = None  # those before it, where there were any
     _connection: ClientConnection | None = None
-    _detached: ClientConnection | None = None  # the rest is still to come by it, or was
+    detached: ClientConnection | None = None  # the rest is still to come by it, or was
     _ended: Signal | None = None
     _error_status = 0
     _left: tuple[Exchange, float] | None = None  # once its client has gone and it is read on
@@ -75,11 +75,6 @@ class Answer:
         """`patience`: when the caller will have gone, if nothing has come by then."""
         self._connection = connection
         connection.send(call.head, call.body, self, self._entry.config.deadlines, patience)
-
-    async def gone(self) -> None:
-        """Wait until the upstream has ended this answer, too, of which all that matters has come."""
-        if self._detached is not None:
-            await self._detached.ended()
 
     async def end(self) -> None:
         """Wait for the end of a committed answer; then either `tail` or `failure` is set."""
@@ -237,7 +232,7 @@ class Answer:
                 connection.abort()
             else:
                 connection.detach()
-                self._detached = connection
+                self.detached = connection
         self.ended_at = now = time.monotonic()
         lane, self._lane = self._lane, None
         if lane is not None:
