@@ -199,13 +199,13 @@ def test_what_was_asked_for_ahead_of_time_is_called_back_before_others_are_refus
         (slice,) = host.links[0].admission._slices.values()
         unused, taken = slice.requests, 1000 - host.board_cells[0]
         assert unused > 2
-        host.limits = (on_key("rpm", taken + 1),)
+        host.limits = (on_key("rpm", taken + 5),)
         host.clock.move(slice.ends - host.clock.now)
         await busy(host, 0, 1)
-        assert slice.requests == 1, "it was the last"
+        assert slice.requests == 2, "its claim, and half of what is left of four by two"
         host.links[0].admission.flush()
         host.pump()
-        assert len(await admitted(host, 1000, worker=1)) == (unused - 1) + 1
+        assert len(await admitted(host, 1000, worker=1)) == (unused - 1) + 5
 
     run(main())
 

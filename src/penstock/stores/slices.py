@@ -115,6 +115,7 @@ class Window:
 class MemorySlices:
     """Counters of one host. What is held here is held by nobody else, and ends with the process."""
 
+    hosts = 1
     up = True
     lost = 0
 

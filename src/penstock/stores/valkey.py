@@ -56,6 +56,8 @@ class ValkeySlices:
     server is to take for its own, as a test does.
     """
 
+    hosts = 4
+
     def __init__(
         self,
         url: str,

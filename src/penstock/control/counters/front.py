@@ -92,7 +92,7 @@ class Sources(msgspec.Struct, frozen=True):
 
 class Counters:
     """All limits of this host. `tell` sends a recall to a worker, and says whether it is there; `mark` is to be
-    different in each run; `workers`: by how many what is free is shared."""
+    different in each run; `workers`: by how many of this host what is free is shared."""
 
     def __init__(
         self,
@@ -249,7 +249,7 @@ class Counters:
                 question.send(Uncounted(question.asked.ref))
             return
         more, ahead = (question.asked.more, NOTHING) if before is None else (0, before[0])
-        asking = Asking(question.ruling.bounds, question.claim, more, self._workers, ahead)
+        asking = Asking(question.ruling.bounds, question.claim, more, self._workers * self._store.hosts, ahead)
         at = self._clock()
         try:
             outcome = self._store.lease(asking)
@@ -280,13 +280,17 @@ class Counters:
 
     def _grant(self, question: Question, granted: Granted, at: float) -> None:
         ruling, asked, claim = question.ruling, question.asked, question.claim
-        everything, unused = granted.taken(claim), granted.more > 0 or asked.ahead
-        held = self.leases.open(question.worker, ruling.bounds, granted.places, everything, unused)
+        everything = granted.taken(claim)
+        held = self.leases.open(question.worker, ruling.bounds, granted.places, everything, unused=granted.more > 0)
         self._granted += 1
         for index in granted.over if not asked.ahead else ():
             _count(self._shadowed, ruling.limits[index].scope, ruling.limits[index].meter)
         before = self._lines.before(question)
         out_of_turn = before is not None and before[1] >= 0
+        if asked.ahead and not granted.more:  # the last of it is for who needs it
+            self.give_back((Rest(held.id, everything, closed=True),))
+            self._uncounted(question)
+            return
         if question.gone or out_of_turn:
             self.give_back((Rest(held.id, everything, closed=True),))
             if before is not None and not question.gone:

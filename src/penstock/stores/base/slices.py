@@ -147,9 +147,11 @@ class Slices(Protocol):
 
     Raises StoreUnavailable where the store did not answer in time. A `lease` that did so has taken nothing that is
     not given back as soon as the store answers again. `up`: whether it answered when last asked; `lost`: how often
-    slots were held past their time, and so were anybody's for a while.
+    slots were held past their time, and so were anybody's for a while. `hosts`: how many are taken to share it, none of
+    which gets back what lies unused on another.
     """
 
+    hosts: int
     up: bool
     lost: int
 
