@@ -187,8 +187,7 @@ class Hold:
 
     def lines(self, now: float) -> bytes:
         """The header lines that tell what is left now, on the monotonic clock."""
-        slice = self._slice
-        return slice.gauges.lines(slice.requests, slice.tokens, now) if now < slice.over else slice.lines(now)
+        return self._slice.lines(now)
 
 
 class _Question:

@@ -245,8 +245,7 @@ class Counters:
         question.tries += 1
         before = self._lines.before(question)
         if question.asked.ahead and (before is not None or self._is_sought(question.ruling.bounds)):
-            if self._end(question):
-                question.send(Uncounted(question.asked.ref))
+            self._uncounted(question)
             return
         more, ahead = (question.asked.more, NOTHING) if before is None else (0, before[0])
         asking = Asking(question.ruling.bounds, question.claim, more, self._workers * self._store.hosts, ahead)
@@ -334,7 +333,7 @@ class Counters:
     def _refuse(self, question: Question, refused: Refused) -> None:
         """Look for a way to grant it all the same; else tell the worker no."""
         if question.asked.ahead:
-            self._deny(question, refused)
+            self._uncounted(question)
             return
         if question.probing:
             question.fit(refused)
@@ -385,8 +384,7 @@ class Counters:
             return
         worst = max(refused.short, key=lambda short: -1.0 if short.wait is None else short.wait)
         limit, bound = question.ruling.limits[worst.index], question.ruling.bounds[worst.index]
-        if not question.asked.ahead:
-            _count(self._refused, limit.scope, limit.meter)
+        _count(self._refused, limit.scope, limit.meter)
         needs = amounts_of(question.claim)[UNIT[bound.unit]]
         rows = tuple(self._rows(question.ruling.bounds))
         question.send(
@@ -403,7 +401,8 @@ class Counters:
         )
 
     def _uncounted(self, question: Question) -> None:
-        """The limits cannot be counted: each says what is to be done then."""
+        """The limits cannot be counted: each says what is to be done then. What is asked ahead of time is never granted
+        so, nor where it would take something from others."""
         if not self._end(question):
             return
         ruling, asked = question.ruling, question.asked
