@@ -309,9 +309,10 @@ class Counters:
                 row = self._board.write(bound.id, left, now + whole, now)
                 if row != NO_ROW:
                     rows.append(Row(row, bound.amount, bound.unit == "tokens"))
-            if unit != SLOTS:  # of a calendar's window, nothing after its end
-                bucket = width(bound)
-                grace = min(grace, bucket / 2 if bucket else max(0.0, whole - granted.valid))
+            if bucket := width(bound):
+                grace = min(grace, bucket / 2)
+            elif unit != SLOTS and whole:  # something is taken of a calendar's window: nothing of it after its end
+                grace = min(grace, max(0.0, whole - granted.valid))
         if not ruling.slots:
             claim = msgspec.structs.replace(claim, slots=0)
         question.send(
