@@ -33,7 +33,7 @@ import uvloop
 from penstock import link, types
 from penstock.config import Config, load
 from penstock.gateway import worker as worker_module
-from penstock.http import client, server
+from penstock.http import connecting, server
 from penstock.http.client import ClientConnection, Pool
 from penstock.http.connection import Connection, Edge
 from penstock.providers.registry import SETTINGS
@@ -246,7 +246,7 @@ async def serve(body_name: str, count: int, rounds: int, directory: str) -> list
     for timed in (worker_module, server):
         setattr(timed, "SWEEP", never)  # noqa: B010  # what goes by the time would not be the same each time
     upstream = Upstream(count if streamed else 0)
-    setattr(client.Pool, "_connect", lambda pool: upstream.connect(pool))  # noqa: B010  # there is nobody to connect to
+    setattr(connecting, "establish", upstream.connect)  # noqa: B010  # there is nobody to connect to
     worker = worker_module.Worker()
     limited = body_name == LIMITED
     worker.channel = Parent(worker, limited)  # type: ignore[assignment]

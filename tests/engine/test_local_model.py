@@ -20,6 +20,7 @@ from penstock.config import Deadlines, Upstream
 from penstock.engine.spec import EngineSpec
 from penstock.errors import FailureKind, InvalidRequest, ProviderFault
 from penstock.http.client import ClientConnection, HeaderList, Pool
+from penstock.http.connecting import connect
 from penstock.providers.base import Call, Reader, Reply
 from penstock.providers.llama import BUILTIN_FILE, Llama
 from penstock.types import Target
@@ -103,7 +104,7 @@ class Client:
                 return await self.send(stop.value, self.provider.reader(chat, TARGET))
 
     async def send(self, call: Call, reader: Reader | None) -> tuple[Answer, Any]:
-        connection = self.pool.take() or await self.pool.connect()
+        connection = self.pool.take() or await connect(self.pool)
         answer = Answer(reader)
         connection.send(call.head, call.body, answer, Deadlines())
         return answer, connection

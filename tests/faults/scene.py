@@ -69,7 +69,7 @@ class Idle:
         assert running.server.edge.buffered == 0
         for pool in running.pools.values():
             assert pool.open == len(pool._idle) == len(pool.connections)
-            assert not pool._waiting
+            assert not pool.waiting
         for lane in running.api.gateway.upstreams.lanes.all().values():
             assert lane.health.outstanding == 0
             assert not lane.health.probing

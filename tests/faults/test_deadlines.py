@@ -185,7 +185,7 @@ def test_patience_ends_the_wait_for_a_connection() -> None:
                 answered = await ask(running, False, patience=LATE)
                 assert LATE * 0.9 <= time.monotonic() - began < BOUND
                 assert (answered.status, answered.error["code"]) == (504, "upstream_timeout")
-                assert not running.pools["fake"]._waiting
+                assert not running.pools["fake"].waiting
                 fake.open("gate")
                 assert (await first).status == 200
 

@@ -311,9 +311,9 @@ def test_a_place_in_the_pools_line_is_left() -> None:
             pool = running.pools["fake"]
 
             async def ready(clients: Sequence[Client]) -> None:
-                await until(lambda: len(pool._waiting) == len(clients))
+                await until(lambda: len(pool.waiting) == len(clients))
 
-            judge("waiting for a connection", await hang_up(running, False, ready, here(lambda: not pool._waiting)))
+            judge("waiting for a connection", await hang_up(running, False, ready, here(lambda: not pool.waiting)))
             await recorded(running, ["cancelled"])
             fake.open("gate")
             assert (await first).status == 200

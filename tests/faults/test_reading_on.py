@@ -143,7 +143,7 @@ def test_a_call_that_was_never_sent_is_not_waited_for() -> None:
             await fake.reached("gate")
             async with raw_client(running.address) as client:
                 await client.send(chat())
-                await until(lambda: running.pools["fake"]._waiting)
+                await until(lambda: running.pools["fake"].waiting)
             record = await running.record()
             assert (record.ended, record.attempts[0].outcome) == ("hangup", "cancelled")
             fake.open("gate")

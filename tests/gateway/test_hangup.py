@@ -231,11 +231,11 @@ def test_while_it_waits_for_a_place_in_the_pool(how: str) -> None:
             await fake.reached("gate")
             pool = running.pools["fake"]
             await client.send(running.address, chat())
-            await until(lambda: pool._waiting)
+            await until(lambda: pool.waiting)
             left = client.leave(how)
             cut_off(await running.record())
             assert time.monotonic() - left < BOUND
-            assert not pool._waiting
+            assert not pool.waiting
             fake.open("gate")
             assert (await first).status == 200
             await settled(running, tasks)

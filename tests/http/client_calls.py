@@ -15,7 +15,8 @@ import pytest
 from penstock.config import Deadlines, Upstream
 from penstock.errors import FailureKind
 from penstock.fake_upstream.seen import Changes
-from penstock.http.client import SWEEP, ClientConnection, Pool, PoolError
+from penstock.http.client import SWEEP, ClientConnection, Pool
+from penstock.http.connecting import PoolError, connect
 from penstock.types import Origin
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: upstream\r\n"
@@ -142,7 +143,7 @@ class Upstreamed:
 
     async def connection(self) -> ClientConnection:
         """What `gateway.upstream` does."""
-        return self.pool.take() or await self.pool.connect()
+        return self.pool.take() or await connect(self.pool)
 
     async def call(self, deadlines: Deadlines | None = None, body: bytes = b"{}") -> tuple[ClientConnection, Told]:
         """Begin a call."""

@@ -14,6 +14,7 @@ from edge_app import run
 from penstock.errors import FailureKind
 from penstock.http import client
 from penstock.http.client import Pool
+from penstock.http.connecting import connect
 from penstock.types import Origin
 from support.certificates import Certificate, make_certificate
 
@@ -114,7 +115,7 @@ def test_a_refused_connection_is_told_as_such_and_takes_no_place() -> None:
         with socket.socket() as closed:
             closed.bind(("127.0.0.1", 0))
             pool = Pool(Origin("http", "127.0.0.1", closed.getsockname()[1]), settings())
-            assert await refused(pool.connect()) == (
+            assert await refused(connect(pool)) == (
                 FailureKind.CONNECT,
                 "could not be reached (connection refused)",
             )
@@ -134,7 +135,7 @@ def test_a_name_that_leads_nowhere_is_told_as_such(name: str, monkeypatch: pytes
 
         monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo, raising=False)
         pool = Pool(Origin("http", name, 80), settings())
-        kind, message = await refused(pool.connect())
+        kind, message = await refused(connect(pool))
         assert kind is FailureKind.CONNECT
         assert "its name" in message
         assert pool.open == 0
@@ -154,7 +155,7 @@ def test_a_connect_that_hangs_is_given_up() -> None:
                 more.setblocking(False)
                 more.connect_ex(full.getsockname())
             pool = Pool(Origin("http", "127.0.0.1", full.getsockname()[1]), settings(deadlines={"connect": 0.2}))
-            assert (await refused(pool.connect()))[0] is FailureKind.TIMEOUT_CONNECT
+            assert (await refused(connect(pool)))[0] is FailureKind.TIMEOUT_CONNECT
             assert pool.open == 0
             for more in fillers:
                 more.close()
@@ -204,7 +205,7 @@ def test_addresses_that_all_hang_end_at_the_deadline(monkeypatch: pytest.MonkeyP
             resolve_to(monkeypatch, silent.getsockname(), silent.getsockname())
             pool = Pool(Origin("https", "localhost", 1), settings(deadlines={"connect": 0.3}))
             started = asyncio.get_running_loop().time()
-            assert (await refused(pool.connect()))[0] is FailureKind.TIMEOUT_CONNECT
+            assert (await refused(connect(pool)))[0] is FailureKind.TIMEOUT_CONNECT
             assert asyncio.get_running_loop().time() - started < 0.6
             assert pool.open == 0
 
@@ -235,7 +236,7 @@ def test_a_unix_socket_is_called(tmp_path: Path) -> None:
 def test_a_unix_socket_that_is_not_there_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
         pool = Pool(Origin("http", "localhost", 80, str(tmp_path / "none.sock")), settings())
-        assert await refused(pool.connect()) == (FailureKind.CONNECT, "could not be reached (connection refused)")
+        assert await refused(connect(pool)) == (FailureKind.CONNECT, "could not be reached (connection refused)")
         assert pool.open == 0
 
     run(main)

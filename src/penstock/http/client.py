@@ -1,15 +1,15 @@
 """The upstream client: pooled keep-alive connections on httptools, one pool per origin, and no retries.
 
-A caller takes a connection (`take`, or `connect` when none is idle), sends one call with a `Sink`, and is told of
-the answer by callbacks: head, data, then exactly one of end or fault. Afterwards the connection has gone back to
-its pool, or is closed. `abort` at any moment before that closes it at once and silences the sink; there is no
-other way to give up, so a cancelled request cannot leave a call running.
+A caller takes a connection (`take`, or `http.connecting.connect` when none is idle), sends one call with a `Sink`,
+and is told of the answer by callbacks: head, data, then exactly one of end or fault. Afterwards the connection has
+gone back to its pool, or is closed. `abort` at any moment before that closes it at once and silences the sink; there
+is no other way to give up, so a cancelled request cannot leave a call running.
 
 A connection belongs to exactly one of: being connected, idle in the pool, busy with one sink, closed. `Pool.open`
 counts all but the last, never above `max_connections`; who finds it full waits, first come first served, at most
-`pool_wait` seconds, and whoever stops using a connection hands its place on.
+`pool_wait` seconds (`http.connecting`), and whoever stops using a connection hands its place on.
 
-Deadlines are separate and each armed in its own phase: connect (in `connect`), then by the pool's sweep: headers,
+Deadlines are separate and each armed in its own phase: connect (while connecting), then by the pool's sweep: headers,
 first event (until the caller says `first_event_seen`), idle between reads, and total over all of them. They are
 exact to the sweep's interval. While the caller has paused reading, silence is not the upstream's fault, and only
 the total runs.
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from collections import deque
 from typing import Protocol, cast
@@ -30,7 +29,7 @@ from typing import Protocol, cast
 import httptools
 
 from penstock.config import Deadlines, Upstream
-from penstock.errors import Failure, FailureKind
+from penstock.errors import FailureKind
 from penstock.http.carrier import Signal
 from penstock.types import Origin
 
@@ -59,14 +58,6 @@ class Sink(Protocol):
     def on_end(self) -> None: ...
 
     def on_fault(self, kind: FailureKind, message: str) -> None: ...
-
-
-class PoolError(Exception):
-    """No connection could be had; `failure` says why."""
-
-    def __init__(self, kind: FailureKind, message: str) -> None:
-        super().__init__(message)
-        self.failure = Failure(kind, message)
 
 
 class _Drain:
@@ -390,14 +381,14 @@ class Pool:
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time
         self.swept = self.now()
+        self.wait = upstream.pool_wait
+        self.waiting: deque[asyncio.Future[ClientConnection | None]] = deque()
+        self.tls = _client_tls(upstream) if origin.scheme == "https" else None
+        self.first_address = 0  # the one that answered last
+        self.closed = False
         self._max = upstream.max_connections
-        self._wait = upstream.pool_wait
         self._idle: deque[ClientConnection] = deque()
-        self._waiting: deque[asyncio.Future[ClientConnection | None]] = deque()
-        self._tls = _client_tls(upstream) if origin.scheme == "https" else None
-        self._first_address = 0
         self._kept = True  # whether connections are, after their call
-        self._closed = False
 
     def take(self) -> ClientConnection | None:
         """The idle connection used last, if there is one: it is the least likely to be stale."""
@@ -408,118 +399,25 @@ class Pool:
                 return connection
         return None
 
-    async def connect(self, patience: float = NEVER) -> ClientConnection:
-        """A connection to send on: a new one, or one that was given back while waiting for a place.
+    # -- for who connects
 
-        `patience`: when, on the loop's clock, nobody waits any more for an answer. Raises PoolError: TIMEOUT_POOL,
-        CONNECT, TIMEOUT_CONNECT or, once patience is at its end, TIMEOUT_TOTAL. Cancelled, it leaves nothing behind.
-        """
-        while self.open >= self._max:
-            connection = await self._await_place(patience)
-            if connection is None:
-                break
-            if not connection.transport.is_closing():  # else it died on its way here, and its place went on
-                return connection
-        else:
-            self.open += 1
-        connected: ClientConnection | None = None
-        left = patience - self.now()
-        try:
-            async with asyncio.timeout(min(self.deadlines.connect, left)):
-                connected = await self._connect()
-            if self._closed or connected.transport.is_closing():
-                connected.discard()
-                connected = None
-                raise PoolError(FailureKind.CONNECT, "closed the connection as soon as it was made")
-        except TimeoutError:
-            kind = FailureKind.TIMEOUT_CONNECT if left > self.deadlines.connect else FailureKind.TIMEOUT_TOTAL
-            raise PoolError(kind, "could not be reached in time") from None
-        except UnicodeError as error:  # of the codec for internationalised names
-            raise PoolError(FailureKind.CONNECT, "could not be reached (its name is not valid)") from error
-        except OSError as error:
-            raise PoolError(FailureKind.CONNECT, f"could not be reached ({_reason(error)})") from error
-        finally:
-            if connected is None:
-                self._hand_on()
-        self.connections.add(connected)
-        return connected
+    def reserve(self) -> bool:
+        """A place for a connection that is to be made, counted in `open`; False where all are taken."""
+        if self.open >= self._max:
+            return False
+        self.open += 1
+        return True
 
-    async def _await_place(self, patience: float) -> ClientConnection | None:
-        """Wait for a connection given back, or (None) for the right to make one, already counted in `open`."""
-        waiter: asyncio.Future[ClientConnection | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
-        left = patience - self.now()
-        try:
-            async with asyncio.timeout(min(self._wait, left)):
-                return await waiter
-        except TimeoutError:
-            self._return_unused(waiter)
-            kind = FailureKind.TIMEOUT_POOL if left > self._wait else FailureKind.TIMEOUT_TOTAL
-            raise PoolError(kind, "has all its connections in use") from None
-        except asyncio.CancelledError:
-            self._return_unused(waiter)
-            raise
-
-    def _return_unused(self, waiter: asyncio.Future[ClientConnection | None]) -> None:
+    def return_unused(self, waiter: asyncio.Future[ClientConnection | None]) -> None:
         """Its owner gave up waiting: pass on what it was handed in the same moment, if anything."""
         with contextlib.suppress(ValueError):
-            self._waiting.remove(waiter)
+            self.waiting.remove(waiter)
         if waiter.done() and not waiter.cancelled():
             connection = waiter.result()
             if connection is None:
-                self._hand_on()
+                self.hand_on()
             else:
                 self.give_back(connection)
-
-    async def _connect(self) -> ClientConnection:
-        """Try the addresses of the name in turn, each within its share of what is left of the connect deadline."""
-        if self._closed:
-            raise ConnectionAbortedError("the server is shutting down")
-        loop = asyncio.get_running_loop()
-        origin = self.origin
-        connection = ClientConnection(self)
-        if origin.uds is not None:
-            try:
-                await loop.create_unix_connection(lambda: cast("asyncio.Protocol", connection), origin.uds)
-            except BaseException:
-                connection.discard()
-                raise
-            return connection
-        addresses = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
-        deadline = loop.time() + self.deadlines.connect
-        error: OSError = OSError("the name has no address")
-        for tried in range(len(addresses)):
-            index = (self._first_address + tried) % len(addresses)
-            family, _, proto, _, address = addresses[index]
-            share = (deadline - loop.time()) / (len(addresses) - tried)
-            try:
-                async with asyncio.timeout(share):
-                    connection = await self._connect_to(family, proto, address)
-            except OSError as failed:  # TimeoutError is one
-                error = failed
-                continue
-            self._first_address = index
-            return connection
-        raise error
-
-    async def _connect_to(self, family: int, proto: int, address: object) -> ClientConnection:
-        loop = asyncio.get_running_loop()
-        connection = ClientConnection(self)
-        sock = socket.socket(family, socket.SOCK_STREAM, proto)
-        try:
-            sock.setblocking(False)
-            await loop.sock_connect(sock, cast("tuple[str, int]", address))
-            await loop.create_connection(
-                lambda: cast("asyncio.Protocol", connection),
-                sock=sock,
-                ssl=self._tls,
-                server_hostname=self.origin.host if self._tls is not None else None,
-            )
-        except BaseException:  # cancellation may come just when the transport exists already
-            connection.discard()
-            sock.close()
-            raise
-        return connection
 
     # -- for connections
 
@@ -528,8 +426,8 @@ class Pool:
         if not self._kept:
             connection.close()
             return
-        while self._waiting:
-            waiter = self._waiting.popleft()
+        while self.waiting:
+            waiter = self.waiting.popleft()
             if not waiter.done():
                 waiter.set_result(connection)
                 return
@@ -543,12 +441,12 @@ class Pool:
             self.connections.remove(connection)
             with contextlib.suppress(ValueError):
                 self._idle.remove(connection)
-            self._hand_on()
+            self.hand_on()
 
-    def _hand_on(self) -> None:
+    def hand_on(self) -> None:
         """A place is free: the first who waits gets it."""
-        while self._waiting:
-            waiter = self._waiting.popleft()
+        while self.waiting:
+            waiter = self.waiting.popleft()
             if not waiter.done():
                 waiter.set_result(None)
                 return
@@ -573,7 +471,7 @@ class Pool:
     def close(self) -> None:
         """Close every connection; calls in flight hear a fault."""
         self._kept = False
-        self._closed = True
+        self.closed = True
         for connection in list(self.connections):
             connection.cut(FailureKind.RESET, "was cut off: the server is shutting down")
 
@@ -584,16 +482,3 @@ def _client_tls(upstream: Upstream) -> ssl.SSLContext:
         context.load_cert_chain(upstream.client_cert, upstream.client_key)
     context.set_alpn_protocols(["http/1.1"])
     return context
-
-
-def _reason(error: OSError) -> str:
-    """Why, without addresses: they are the operator's business."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return "its TLS certificate is not trusted"
-    if isinstance(error, ssl.SSLError):
-        return "TLS failed"
-    if isinstance(error, socket.gaierror):
-        return "its name was not found"
-    if isinstance(error, ConnectionRefusedError | FileNotFoundError):
-        return "connection refused"
-    return "network error"

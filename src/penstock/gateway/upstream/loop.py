@@ -30,7 +30,7 @@ from penstock.gateway.upstream.health import Admission
 from penstock.gateway.upstream.lanes import Lane, Lanes
 from penstock.gateway.upstream.preparation import prepared
 from penstock.gateway.upstream.retries import Attempts, Try
-from penstock.http.client import PoolError
+from penstock.http.connecting import PoolError, connect
 from penstock.providers.base import AnyRequest, Call
 from penstock.types import Attempt, Plan, Target, milliseconds
 from penstock.wire.chat import ChatRequest
@@ -184,7 +184,7 @@ class Upstreams:
             # What closed one idle connection closed others, too: afresh means on a new one.
             connection = None if attempt.afresh else entry.pool.take()
             if connection is None:
-                connection = await entry.pool.connect(exchange.patience)
+                connection = await connect(entry.pool, exchange.patience)
             if self._journal is not None:
                 self._journal.begin(exchange, asked, target)
             answer.send(connection, call, exchange.patience)

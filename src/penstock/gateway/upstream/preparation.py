@@ -7,6 +7,7 @@ import asyncio
 from penstock.errors import Failure, FailureKind, ProviderFault
 from penstock.gateway.upstream.lanes import Entry
 from penstock.http.client import ClientConnection, HeaderList
+from penstock.http.connecting import connect
 from penstock.providers.base import Call, Preparation, Reply
 
 
@@ -25,7 +26,7 @@ async def prepared(entry: Entry, steps: Preparation, patience: float) -> Call:
 
 async def ask(entry: Entry, call: Call, patience: float) -> Reply:
     """The whole reply to a call beside the one for the answer. Raises PoolError or ProviderFault."""
-    connection = entry.pool.take() or await entry.pool.connect(patience)
+    connection = entry.pool.take() or await connect(entry.pool, patience)
     sink = _Collect(entry.provider.name, entry.config.max_answer_bytes)
     connection.send(call.head, call.body, sink, entry.config.deadlines, patience)
     try:

@@ -12,7 +12,7 @@ from penstock.errors import ProviderFault
 from penstock.gateway.upstream.health import State
 from penstock.gateway.upstream.lanes import Entry, Lanes
 from penstock.gateway.upstream.preparation import ask
-from penstock.http.client import PoolError
+from penstock.http.connecting import PoolError
 from penstock.providers.base import Call
 
 PROBE_SECONDS = 5.0
