@@ -43,11 +43,12 @@ HERE = Path(__file__).resolve().parent
 CLIENTS = 16
 WARM_UP = 64
 KEY = "sk-bench-0123456789abcdef"
-LIMITED = "limited"  # the plain body, of a key with limits on requests, tokens and concurrency, two of each
+LIMITED = "limited"  # the plain body, of a key with limits of every kind, two of each
 CASES = {"request": ("plain", 1000), "alias": ("alias", 1000), "64k": ("64k", 200), "stream": ("stream-usage", 4000)}
 CASES["stream, usage not asked for"] = ("stream", 4000)
 CASES["limits"] = (LIMITED, 1000)
 MUCH = 1_000_000_000
+PRICES = (1250.0, 10_000.0)  # nano-dollars for a token
 MIN_INSTRUCTIONS = 2000  # fewer for a request than any can have: it was not answered
 
 # Nothing that sources from before do not know.
@@ -215,10 +216,10 @@ class Parent:
         if isinstance(message, link.KeyLookup):
             self._worker.on_message(link.KeyAnswer(message.ref, self._key))
         elif self._limited and isinstance(message, link.Lease):
-            claim = types.Claim(1, message.prompt_tokens + message.completion_tokens, 0, 1)
-            rows = tuple(link.Row(row, MUCH, row > 1) for row in range(4))
-            spare, until = (float(MUCH), float(MUCH) * 1000, float("inf"), float(MUCH)), time.monotonic() + MUCH
-            leased = link.Leased(message.ref, "lease", claim, MUCH, spare, until, until, rows=rows)
+            claim = types.Claim(1, message.prompt_tokens + message.completion_tokens, 1, 1)
+            rows = tuple(link.Row(row, MUCH, row > 3) for row in range(8))
+            spare, until = (float(MUCH), MUCH * 1e3, MUCH * 1e9, float(MUCH)), time.monotonic() + MUCH
+            leased = link.Leased(message.ref, "lease", claim, MUCH, spare, until, until, prices=PRICES, rows=rows)
             asyncio.get_running_loop().call_soon(self._worker.on_message, leased)
 
 

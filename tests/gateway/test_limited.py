@@ -37,7 +37,7 @@ def told(lines: bytes) -> dict[str, str]:
 
 
 def test_of_several_limits_the_one_is_told_of_which_least_is_left() -> None:
-    board = [100, 1_060_000, 7, 1_500_000, -3, 1_060_500]
+    board = [100, 1_060_000, 7, 1_500_000, -3, 1_060_500, 1]
     rows = (link.Row(0, 600, False), link.Row(1, 10, False), link.Row(2, 9000, True))
     gauges = Gauges(rows, board)
     assert told(gauges.lines(2, 0, NOW)) == {
@@ -50,18 +50,18 @@ def test_of_several_limits_the_one_is_told_of_which_least_is_left() -> None:
     }
     unmetered = told(gauges.lines(math.inf, math.inf, NOW))
     assert unmetered["x-ratelimit-remaining-requests"] == "7", "what nothing meters adds none"
-    board[2] = 700
+    board[2], board[-1] = 700, 2
     assert told(gauges.lines(0, 0, NOW))["x-ratelimit-limit-requests"] == "600"
     assert "x-ratelimit-limit-tokens" not in told(Gauges(rows[:2], board).lines(0, 0, NOW))
     assert Gauges().lines(0, 0, NOW) == b""
 
 
 def test_a_reset_is_never_told_too_early_while_time_passes_and_more_is_taken() -> None:
-    board = [5, 1_060_000]
+    board = [5, 1_060_000, 0]
     gauges = Gauges((link.Row(0, 600, False),), board)
     for step in range(200):
         now = NOW + step * 0.03
-        board[1] = 1_060_000 + 250 * (step // 10)
+        board[1], board[-1] = 1_060_000 + 250 * (step // 10), step // 10
         reset = told(gauges.lines(0, 0, now))["x-ratelimit-reset-requests"]
         minutes, _, seconds = reset.removesuffix("s").rpartition("m")
         promised = now + 60 * int(minutes or 0) + float(seconds)

@@ -90,12 +90,15 @@ class _Slice:
     """What a key may use here now, all of one lease; and how it was used lately."""
 
     __slots__ = (
-        *("gauges", "lease", "nanos", "prices", "requests", "rows", "scarce", "slot", "slots", "tokens"),
+        *("gauges", "lease", "nanos", "price", "priced", "prices", "requests", "rows", "scarce", "slot", "slots"),
+        "tokens",
         *("asking", "due", "ends", "lasts", "over", "rate", "renew", "since", "used"),
     )
 
     def __init__(self) -> None:
         self.prices: dict[Labels, tuple[float, float]] = {}
+        self.priced: Sequence[Target] = ()  # what `price` is of: those asked for last
+        self.price = (0.0, 0.0)
         self.rows: tuple[link.Row, ...] = ()
         self.gauges = Gauges()
         self.asking = 0.0  # until when a question for more counts as out
@@ -123,6 +126,20 @@ class _Slice:
         lasts = self.ends - now if now < self.ends else self.lasts
         burst = min(2 * self.used + 1, int(1.5 * self.used / RECENT * lasts))
         return max(burst, int(1.5 * self.rate * lasts))
+
+    def find_price(self, targets: Sequence[Target]) -> bool:
+        """Whether it is known here what these targets cost; then it is `price`."""
+        found = self.prices.get(_labels(targets))
+        if found is None:
+            return False
+        self.priced, self.price = targets, found
+        return True
+
+    def learn_price(self, labels: Labels, price: tuple[float, float]) -> None:
+        if len(self.prices) >= MOST_PRICES:
+            self.prices.clear()
+        self.prices[labels] = price
+        self.priced = ()  # it may be another now
 
     def lines(self, now: float) -> bytes:
         """The header lines that tell what is left to who has this slice."""
@@ -247,8 +264,11 @@ class Admission:
         if slice is not None and now < slice.over and not (limit is None and principal.hard):
             tokens, nanos = prompt + completion, 0
             if slice.nanos != _INFINITE:
-                prices = slice.prices.get(_labels(targets))
-                nanos = _TOO_MUCH if prices is None else math.ceil(prompt * prices[0] + completion * prices[1])
+                if targets is slice.priced or slice.find_price(targets):
+                    price = slice.price
+                    nanos = math.ceil(prompt * price[0] + completion * price[1])
+                else:
+                    nanos = _TOO_MUCH
             if slice.requests >= 1 and slice.tokens >= tokens and slice.nanos >= nanos and slice.slots >= slice.slot:
                 slice.requests -= 1
                 slice.tokens -= tokens
@@ -386,9 +406,7 @@ class Admission:
         """What a grant tells about those to come."""
         slice, now = question.slice, self._clock()
         self._show(slice, message.rows)
-        if len(slice.prices) >= MOST_PRICES:
-            slice.prices.clear()
-        slice.prices[question.labels] = message.prices
+        slice.learn_price(question.labels, message.prices)
         if question.more and now < message.expires:
             slice.lease_begins(now, message.expires)
 

@@ -69,54 +69,75 @@ def _denied(message: link.Denied, headers: Headers) -> RateLimited:
 
 
 class _Gauge:
-    """The limits on one unit: for each, its place on the board, its amount, and its header lines up to what is left."""
+    """The limits on one unit: for each, its place on the board, its amount, and its header lines up to what is left.
 
-    __slots__ = ("first", "others", "tail", "unit", "until", "whole")
+    `left` and `amount` are those of the limit of which least is left, as of the last look.
+    """
+
+    __slots__ = ("_rows", "_tail", "_unit", "_until", "_whole", "amount", "left")
 
     def __init__(self, unit: bytes, rows: Sequence[link.Row]) -> None:
         head = b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: "
-        self.unit = unit
-        self.first, *self.others = [(2 * row.row, row.amount, head % (unit, row.amount, unit)) for row in rows]
-        self.tail = b""
-        self.whole = -1
-        self.until = 0.0  # the tail may be used; one that was made earlier only says a later time
+        self.left = self.amount = 0
+        self._unit = unit
+        self._rows = [(2 * row.row, row.amount, head % (unit, row.amount, unit)) for row in rows]
+        self._tail = b""
+        self._whole = -1
+        self._until = 0.0  # the tail may be used; one that was made earlier only says a later time
+
+    def look(self, board: Sequence[int], now: float) -> bytes:
+        """The form of the header lines, in which what is left is missing."""
+        at, amount, head = min(self._rows, key=lambda row: board[row[0]])
+        self.left, self.amount = board[at], amount
+        if board[at + 1] != self._whole or now > self._until:
+            self._whole, self._until = board[at + 1], now + FRESH
+            self._tail = b"%%d\r\nx-ratelimit-reset-%b: %b\r\n" % (self._unit, duration(self._whole / 1000 - now))
+        return head + self._tail
+
+    def rest(self, spare: float) -> int:
+        """What is left with what a worker holds besides, which is not finite where it is not metered."""
+        left, amount = self.left, self.amount
+        if spare < amount:
+            left += int(spare)
+        return (left if left < amount else amount) if left > 0 else 0
 
 
 class Gauges:
     """The header lines about what is left: of requests and of tokens, each about the limit of which least is left, how
     much it is, what is left, and when all of it will be.
 
-    `board`: by row, what is left and, in milliseconds of the monotonic clock, when all will be.
+    `board`: by row, what is left and, in milliseconds of the monotonic clock, when all will be; behind them a number
+    that changes whenever one of them does.
     """
 
-    __slots__ = ("_board", "_requests", "_tokens")
+    __slots__ = ("_board", "_form", "_requests", "_seen", "_tokens", "_until")
 
     def __init__(self, rows: Sequence[link.Row] = (), board: Sequence[int] = ()) -> None:
         requests, tokens = [row for row in rows if not row.tokens], [row for row in rows if row.tokens]
         self._board = board
         self._requests = _Gauge(b"requests", requests) if requests else None
         self._tokens = _Gauge(b"tokens", tokens) if tokens else None
+        self._form = b""
+        self._seen = -1  # that number, at the last look
+        self._until = 0.0  # the form may be used, if the number is the same
 
     def lines(self, requests: float, tokens: float, now: float) -> bytes:
-        """What this worker holds besides, of each; not finite where it is not metered."""
-        board = self._board
-        parts: list[bytes] = []
-        for gauge, spare in ((self._requests, requests), (self._tokens, tokens)):
-            if gauge is None:
-                continue
-            at, amount, head = gauge.first
-            left = board[at]
-            for row in gauge.others:
-                if board[row[0]] < left:
-                    at, amount, head = row
-                    left = board[at]
-            if spare < amount:
-                left += int(spare)
-            if board[at + 1] != gauge.whole or now > gauge.until:
-                gauge.whole, gauge.until = board[at + 1], now + FRESH
-                gauge.tail = b"\r\nx-ratelimit-reset-%b: %b\r\n" % (gauge.unit, duration(gauge.whole / 1000 - now))
-            parts += head, b"%d" % (left if 0 < left < amount else 0 if left <= 0 else amount), gauge.tail
-        return b"".join(parts)
+        """What this worker holds besides, of each."""
+        first, second = self._requests, self._tokens
+        if first is None and second is None:
+            return b""
+        if now > self._until or self._board[-1] != self._seen:
+            self._look(now)
+        if second is None:
+            assert first is not None
+            return self._form % first.rest(requests)
+        if first is None:
+            return self._form % second.rest(tokens)
+        return self._form % (first.rest(requests), second.rest(tokens))
+
+    def _look(self, now: float) -> None:
+        self._seen, self._until = self._board[-1], now + FRESH  # first: the rows may change meanwhile
+        self._form = b"".join([gauge.look(self._board, now) for gauge in (self._requests, self._tokens) if gauge])
 
 
 def duration(seconds: float) -> bytes:

@@ -1,8 +1,10 @@
 """What is left of each limit, in memory that workers read: two numbers a limit, written by the parent alone.
 
 A row is what is left and, in milliseconds of the monotonic clock, when nothing of it will be taken any more. Each
-number is written whole, so that a reader sees the old one or the new one. A row that was not written for long goes to
-another limit; where there are more limits than rows, some have none, and their answers say nothing of what is left.
+number is written whole, so that a reader sees the old one or the new one. Behind all rows stands how often any of them
+was written, and a reader who finds that unchanged need not look at his rows again. A row that was not written for long
+goes to another limit; where there are more limits than rows, some have none, and their answers say nothing of what is
+left.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ NO_ROW = -1
 
 
 class Board:
-    """The parent's side. `descriptor` is inherited by workers; `cells`: two of each row."""
+    """The parent's side. `descriptor` is inherited by workers; `cells`: two of each row, and the count."""
 
     def __init__(self, rows: int = ROWS) -> None:
         self.descriptor = os.memfd_create("penstock-limits")
-        os.ftruncate(self.descriptor, rows * 16)
-        self._memory = mmap.mmap(self.descriptor, rows * 16)
+        size = rows * 16 + 8
+        os.ftruncate(self.descriptor, size)
+        self._memory = mmap.mmap(self.descriptor, size)
         self.cells = memoryview(self._memory).cast("q")
         self._rows: OrderedDict[str, tuple[int, float]] = OrderedDict()  # by limit: its row, and when it was written
         self._unused = iter(range(rows))
@@ -43,6 +46,7 @@ class Board:
             cells = self.cells
             cells[2 * row + 1] = -int(-whole_at * 1000 // 1)
             cells[2 * row] = max(left, -(1 << 62))
+            cells[-1] += 1  # last: who sees it sees the row as well
         return row
 
     def add(self, limit: str, amount: int) -> None:
@@ -50,6 +54,7 @@ class Board:
         found = self._rows.get(limit)
         if found is not None:
             self.cells[2 * found[0]] += amount
+            self.cells[-1] += 1
 
     def close(self) -> None:
         self.cells.release()
