@@ -44,7 +44,8 @@ async def one_call(both: Upstreamed) -> None:
     try:
         assert await told.ending() == "end", told.message
     finally:
-        connection.abort()
+        if not told.endings:  # else it may be another's call by now
+            connection.abort()
 
 
 Place = Callable[[], AbstractAsyncContextManager[Upstreamed]]

@@ -24,6 +24,7 @@ import asyncio
 import contextlib
 import ssl
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
@@ -31,6 +32,7 @@ import httptools
 from penstock.config import Deadlines, Upstream
 from penstock.errors import FailureKind
 from penstock.http.carrier import Signal
+from penstock.http.outbox import Outbox
 from penstock.types import Origin
 
 SWEEP = 0.1
@@ -102,6 +104,7 @@ class ClientConnection:
 
     __slots__ = (
         "_answered",
+        "_begins",
         "_head",
         "_in_body",
         "_informational",
@@ -110,6 +113,7 @@ class ClientConnection:
         "_paused",
         "_received",
         "_total",
+        "_unsent",
         "_until_close",
         "_whole",
         "deadline",
@@ -129,6 +133,8 @@ class ClientConnection:
         self.deadline = NEVER
         self.total_deadline = NEVER
         self._total = NEVER
+        self._unsent = b""  # the call, until this turn of the loop ends
+        self._begins: Callable[[], object] | None = None
         self.idle_since = 0.0
         self._parser = httptools.HttpResponseParser(self)
         self._head = b""  # what was read until the head was whole, and what came with that
@@ -143,10 +149,19 @@ class ClientConnection:
 
     # -- for the caller
 
-    def send(self, head: bytes, body: bytes, sink: Sink, deadlines: Deadlines, patience: float = NEVER) -> None:
-        """Send one call; `head` has no blank line and no Content-Length.
+    def send(
+        self,
+        head: bytes,
+        body: bytes,
+        sink: Sink,
+        deadlines: Deadlines,
+        patience: float = NEVER,
+        begins: Callable[[], object] | None = None,
+    ) -> None:
+        """Send one call when this turn of the loop ends; `head` has no blank line and no Content-Length.
 
-        `patience`: when, on the loop's clock, nobody waits any more for an answer that has not begun.
+        `patience`: when, on the loop's clock, nobody waits any more for an answer that has not begun. `begins` is
+        called just before anything is sent, and not at all where the call is given up before.
         """
         now = self.pool.now()
         self.sink = sink
@@ -156,7 +171,12 @@ class ClientConnection:
         if patience < self._total:
             self.total_deadline = patience
         self._received = 0
-        self.transport.write(b"%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body))
+        self._unsent = b"%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body)
+        self._begins = begins
+        outbox = self.pool.outbox
+        if not outbox.waiting:
+            outbox.rouse()
+        outbox.waiting.append(self)
 
     def headers(self) -> HeaderList:
         """The fields of the head that has just been read, with lower-case names.
@@ -228,6 +248,21 @@ class ClientConnection:
         """Close a connection that is idle, or whose answer has ended."""
         self._leave()
         self.transport.abort()
+
+    # -- for the outbox
+
+    def flush(self) -> None:
+        """Send the call, unless it was given up in the same turn."""
+        unsent, self._unsent = self._unsent, b""
+        if self.sink is None:
+            return
+        if self._begins is not None:
+            try:
+                self._begins()
+            except BaseException:  # our fault, which goes to the log; the caller must not wait for an answer
+                self.cut(FailureKind.RESET, "was not sent the call")
+                raise
+        self.transport.write(unsent)
 
     # -- the transport's callbacks
 
@@ -379,6 +414,7 @@ class Pool:
         self.open = 0
         self.connections: set[ClientConnection] = set()
         self.loop = asyncio.get_running_loop()
+        self.outbox = Outbox(self.loop)
         self.now = self.loop.time
         self.swept = self.now()
         self.wait = upstream.pool_wait

@@ -33,6 +33,7 @@ from penstock.config import Limits
 from penstock.errors import HeadTooLarge, InvalidRequest, Refusal, RequestTimeout
 from penstock.http import rules
 from penstock.http.carrier import Carrier
+from penstock.http.outbox import GatheringTransport, Outbox
 from penstock.http.repeats import Repeats
 from penstock.http.request import Request
 
@@ -68,6 +69,7 @@ class Edge:
         self.app = app
         self.limits = limits
         self.loop = asyncio.get_running_loop()
+        self.outbox = Outbox(self.loop)
         self.connections: set[Connection] = set()
         self.now = self.loop.time()
         self.date = b""
@@ -104,7 +106,7 @@ class Connection:
         "url",
     )
 
-    transport: asyncio.Transport
+    transport: GatheringTransport
 
     def __init__(self, edge: Edge) -> None:
         self.edge = edge
@@ -132,7 +134,7 @@ class Connection:
     # -- the transport's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
+        self.transport = GatheringTransport(cast("asyncio.Transport", transport), self.edge.outbox)
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self.peer = str(peer[0])

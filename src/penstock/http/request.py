@@ -1,6 +1,6 @@
 """One request, and the means to answer it: whole, or begun, written and ended; what is written may be paused.
 
-Nothing here waits: bytes go to the transport in the moment, and a reader that does not keep up pauses their source.
+Nothing here waits: bytes leave in this turn of the loop, and a reader that does not keep up pauses their source.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Protocol
 
 from penstock.errors import Refusal
 from penstock.http.carrier import Carrier
+from penstock.http.outbox import GatheringTransport
 
 _STATUS = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in http_names.HTTPStatus
@@ -34,7 +35,7 @@ class Way(Protocol):
     active: Request | None  # which is being answered
     fields: dict[bytes, bytes]
     peer: str
-    transport: asyncio.Transport
+    transport: GatheringTransport
     unwritable: bool
 
     def persistence(self, request: Request) -> bytes: ...

@@ -11,6 +11,7 @@ moment; or, where its provider is configured so, read on for its usage, without 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from penstock.errors import Failure, FailureKind, ProviderFault
@@ -71,10 +72,12 @@ class Answer:
         self._output = output
         self._held: list[bytes] = []
 
-    def send(self, connection: ClientConnection, call: Call, patience: float) -> None:
-        """`patience`: when the caller will have gone, if nothing has come by then."""
+    def send(
+        self, connection: ClientConnection, call: Call, patience: float, begins: Callable[[], object] | None = None
+    ) -> None:
+        """`patience`, `begins`: see `ClientConnection.send`."""
         self._connection = connection
-        connection.send(call.head, call.body, self, self._entry.config.deadlines, patience)
+        connection.send(call.head, call.body, self, self._entry.config.deadlines, patience, begins)
 
     async def end(self) -> None:
         """Wait for the end of a committed answer; then either `tail` or `failure` is set."""

@@ -17,6 +17,7 @@ place in a line is left, a breaker's probe is given back, all in the same moment
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import Callable, Sequence
 
@@ -185,9 +186,9 @@ class Upstreams:
             connection = None if attempt.afresh else entry.pool.take()
             if connection is None:
                 connection = await connect(entry.pool, exchange.patience)
-            if self._journal is not None:
-                self._journal.begin(exchange, asked, target)
-            answer.send(connection, call, exchange.patience)
+            journal = self._journal
+            begins = None if journal is None else functools.partial(journal.begin, exchange, asked, target)
+            answer.send(connection, call, exchange.patience, begins)
             await answer.outcome
         except PoolError as error:
             failure = error.failure
