@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from penstock.control.ledger.rows import account, brief
+from penstock.control.ledger.rows import account, begun_of, brief
 from penstock.journal import Answered, Done, Ended, Entry, Reserved, Spent, Tried
 from penstock.stores.base import row_of
+from penstock.stores.base.ledger import Series
 from penstock.types import Claim, Settlement, Usage
 from support.journals import RESERVED, begun
 
@@ -93,19 +94,26 @@ def test_the_short_entry_of_an_answer_says_what_the_long_one_does(
     short = Answered("req_1", "stop", source, *tokens, 7, 12.0, 3.0, 10.0)
     assert account(opened, short, price) == account(opened, long, price)
     untagged = begun(reserved=reserved, **fields)
-    found = brief(untagged, short, price)
+    known: dict[Series, Series] = {}
+    found = brief(untagged, short, price, known)
     if "user" in fields:
         assert found is None
     else:
         assert found is not None
         assert (row_of(found[0]), found[1]) == account([untagged], long, price)
+        assert list(known) == [found[0][1]]
+        if usage is REPORTED:
+            again = brief(begun_of(found[0]), short, price, known)
+            assert again is not None
+            assert again[0] == found[0]
+            assert again[0][1] is found[0][1], "rows of one series share it"
 
 
 def test_a_figure_that_nobody_believes_has_no_short_form() -> None:
     much = Answered("req_1", "stop", "reported", 2**41, 0, 0, 0, 0, 12.0, None, 10.0)
-    assert brief(begun(), much, price) is None
+    assert brief(begun(), much, price, {}) is None
     dear = Answered("req_1", "stop", "reported", 1, 1, 0, 0, 0, 12.0, None, 10.0)
-    assert brief(begun(), dear, lambda *_: (2**51, "")) is None
+    assert brief(begun(), dear, lambda *_: (2**51, ""), {}) is None
 
 
 def test_without_a_reservation_nothing_is_settled() -> None:

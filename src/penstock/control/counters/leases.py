@@ -83,6 +83,20 @@ class Spent:
 
     def add(self, reserved: Claim, actual: Claim) -> None:
         """One more request."""
+        tokens, nanos, used_tokens, used_nanos = reserved.tokens, reserved.nanos, actual.tokens, actual.nanos
+        if used_tokens > tokens or used_nanos > nanos or actual.requests > reserved.requests:
+            self._add_beyond(reserved, actual)
+            return
+        within = self.within
+        taken, used = within[0]
+        within[0] = taken + reserved.requests, used + actual.requests
+        taken, used = within[1]
+        within[1] = taken + tokens, used + used_tokens
+        if nanos:
+            taken, used = within[2]
+            within[2] = taken + nanos, used + used_nanos
+
+    def _add_beyond(self, reserved: Claim, actual: Claim) -> None:
         for unit, taken, used in (
             (0, reserved.requests, actual.requests),
             (1, reserved.tokens, actual.tokens),

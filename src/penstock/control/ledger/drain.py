@@ -34,10 +34,11 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from penstock.control.ledger.reading import Reading, journals, remove, retire, segments
-from penstock.control.ledger.rows import Price, account, brief
+from penstock.control.ledger.rows import Price, account, begun_of, brief
 from penstock.journal import LAST, LOCK, SEGMENT_BYTES, Answered, Begun, End, Entry
 from penstock.link import SeriesValue
 from penstock.stores.base import LedgerRow, LedgerWriter, Mark, RequestRow, StoreUnavailable
+from penstock.stores.base.ledger import Series
 from penstock.types import Settlement
 
 _T = TypeVar("_T")
@@ -47,8 +48,9 @@ JOURNAL = "journal"  # in the data directory
 POLL_SECONDS = 0.05
 RETRY_SECONDS = 1.0
 GATHER_SECONDS = 0.1
-SLICE = 2000  # entries that are read of a journal before others have their turn
+SLICE = 256  # entries that are read of a journal before others have their turn: few enough for a processor's cache
 BATCH = 2000  # rows in a transaction
+MOST_SERIES = 4096  # that are shared by the rows that wait
 WAITING = 20_000  # rows in memory
 
 _log = logging.getLogger("penstock.ledger")
@@ -56,8 +58,9 @@ _log = logging.getLogger("penstock.ledger")
 Settle = Callable[[Sequence[Settlement]], object]
 
 
-_Waiting: TypeAlias = tuple[int, LedgerRow, list[Entry], float]
-"""A row that is not stored yet: its position; itself; the entries that it would be made of again; since when."""
+_Waiting: TypeAlias = tuple[int, LedgerRow, list[Entry] | None, float]
+"""A row that is not stored yet: its position; itself; the entries that it would be made of again, None where it tells
+them; since when."""
 
 
 class _Journal:
@@ -86,8 +89,13 @@ class _Journal:
 
     def unstored(self) -> list[Entry]:
         """What must be carried over when segments are deleted."""
-        opened = itertools.chain(self.reading.opened.values(), (entries for _, _, entries, _ in self.waiting))
-        return list(itertools.chain.from_iterable(opened))
+        unstored = list(itertools.chain.from_iterable(self.reading.opened.values()))
+        for _, row, entries, _ in self.waiting:
+            if entries is None:
+                assert not isinstance(row, RequestRow)
+                entries = [begun_of(row)]
+            unstored += entries
+        return unstored
 
     def close(self) -> None:
         self.reading.close()
@@ -124,6 +132,7 @@ class Drain:
         self._journals: list[_Journal] = []
         self._current: dict[int, _Journal] = {}  # by worker
         self._left: set[Path] | None = None  # directories of others that were here first; None: not looked for yet
+        self._series: dict[Series, Series] = {}
         self._waiting = 0
         self._closing = False
         self._ok = True
@@ -259,12 +268,12 @@ class Drain:
         if journal.settles or self._waiting < WAITING:
             now = self._clock()
             for position, opened, done in reading.read(SLICE, journal.ended):
-                row, settlement = self._account(opened, done)
+                row, entries, settlement = self._account(opened, done)
                 if settlement is not None and journal.settles:
                     settlements.append(settlement)
                 if position > journal.queued and not journal.behind:
                     if self._waiting < WAITING or not journal.settles:
-                        self._put(journal, (position, row, opened, now))
+                        self._put(journal, (position, row, entries, now))
                     else:
                         journal.behind = True
             more = reading.cut
@@ -293,18 +302,23 @@ class Drain:
         now = self._clock()
         for position, opened, done in rereading.read(SLICE, journal.ended, until):
             if position > journal.queued:
-                row, _ = self._account(opened, done)
-                self._put(journal, (position, row, opened, now))
+                row, entries, _ = self._account(opened, done)
+                self._put(journal, (position, row, entries, now))
         if rereading.position == until:
             rereading.close()
             journal.rereading = None
             journal.behind = False
 
-    def _account(self, opened: list[Entry], done: End) -> tuple[LedgerRow, Settlement | None]:
-        begun, found = opened[0], None
+    def _account(self, opened: list[Entry], done: End) -> tuple[LedgerRow, list[Entry] | None, Settlement | None]:
+        begun = opened[0]
         if type(done) is Answered and type(begun) is Begun and len(opened) == 1:
-            found = brief(begun, done, self._price)
-        return account(opened, done, self._price) if found is None else found
+            if len(self._series) > MOST_SERIES:
+                self._series.clear()
+            found = brief(begun, done, self._price, self._series)
+            if found is not None:
+                return found[0], None if done.source == "reported" else opened, found[1]
+        row, settlement = account(opened, done, self._price)
+        return row, opened, settlement
 
     def _put(self, journal: _Journal, waiting: _Waiting) -> None:
         journal.waiting.append(waiting)

@@ -19,7 +19,7 @@ import msgspec
 from penstock.errors import FailureKind
 from penstock.journal import Answered, Begun, Done, End, Ended, Entry, Reserved, Spent, Tried
 from penstock.stores.base import AttemptRow, Brief, RequestRow
-from penstock.stores.base.ledger import MOST_NANOS, MOST_TOKENS, NOTHING, SOURCES, TokenSource
+from penstock.stores.base.ledger import MOST_NANOS, MOST_TOKENS, NOTHING, SOURCES, Series, TokenSource
 from penstock.types import Claim, Settlement, Usage
 from penstock.wire.estimate import BYTES_PER_TOKEN
 
@@ -70,8 +70,11 @@ def account(entries: Sequence[Entry], done: End | None, price: Price) -> tuple[R
     return row, _settlement(begun.reserved, cost)
 
 
-def brief(begun: Begun, done: Answered, price: Price) -> tuple[Brief, Settlement | None] | None:
-    """As `account`, and quicker, of what is nearly all; None where there is more to tell."""
+def brief(
+    begun: Begun, done: Answered, price: Price, known: dict[Series, Series]
+) -> tuple[Brief, Settlement | None] | None:
+    """As `account`, and quicker, of what is nearly all; None where there is more to tell. `known`: the series of other
+    rows, which this one shares if it is the same, so that a row that waits takes little room."""
     if begun.tags or begun.user or begun.safety_identifier:
         return None
     prompt, completion, cached, reasoning = (
@@ -93,9 +96,10 @@ def brief(begun: Begun, done: Answered, price: Price) -> tuple[Brief, Settlement
     if "\0" in model or "\0" in asked:
         model, asked = _clean(model), _clean(asked)
     first = done.first_event_ms
+    series = begun.key_id, begun.project_id, begun.endpoint, asked, begun.route, provider, model, version
     row = (
         begun.id,
-        (begun.key_id, begun.project_id, begun.endpoint, asked, begun.route, provider, model, version),
+        known.setdefault(series, series),
         started_at,
         1 if begun.stream else 0,
         done.finish,
@@ -114,6 +118,13 @@ def brief(begun: Begun, done: Answered, price: Price) -> tuple[Brief, Settlement
         return row, None
     actual = Claim(reserved.requests, prompt + completion, reserved.nanos if nanos is None else nanos)
     return row, Settlement(reserved.lease, Claim(reserved.requests, reserved.tokens, reserved.nanos), actual)
+
+
+def begun_of(row: Brief) -> Begun:
+    """What such a row, of reported tokens, would be made of again with the Answered that it was made of."""
+    id_, (key_id, project_id, endpoint, asked, route, provider, model, _), started_at, stream, *_ = row
+    # The bytes of the prompt are asked for only where nobody reported its tokens.
+    return Begun(id_, 0, provider, model, route, key_id, project_id, endpoint, asked, bool(stream), started_at, 0)
 
 
 def _told_at_length(begun: Begun, done: Answered) -> Done:
