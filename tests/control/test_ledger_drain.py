@@ -12,12 +12,13 @@ import pytest
 import uvloop
 
 from penstock.control.ledger import Drain, drain, reading
-from penstock.control.ledger.reading import segments
+from penstock.control.ledger.reading import carried, segments
+from penstock.journal import ENTRY_BYTES
 from penstock.stores.base import LedgerRow, Mark, RequestRow, RowQuery, StoreUnavailable, UsageQuery
 from penstock.stores.memoryledger import MemoryLedger
 from penstock.stores.sql import open_stores
 from penstock.types import Settlement, Usage
-from support.journals import RESERVED, Writer, begun, ended
+from support.journals import RESERVED, SIZE, Writer, begun, ended
 
 PATIENCE = 20.0
 
@@ -313,6 +314,33 @@ def test_what_a_dead_parent_left_is_stored_once_and_not_settled_again(tmp_path: 
         assert os.listdir(tmp_path / "journal") == []
         (line,) = await scene.store.usage(UsageQuery())
         assert line.requests == 102
+
+    run(scenario, tmp_path)
+
+
+def test_what_waits_while_its_beginning_is_deleted_is_carried_over_as_it_was(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.run()
+        writer, early = scene.writer(), begun("req_f_early", reserved=RESERVED, prompt_bytes=1234)
+        writer.put(early)
+        names = ids(50)
+        fill(writer, names)
+        while writer.at <= SIZE - ENTRY_BYTES:  # the next entry begins another segment
+            names.append(f"req_e_{len(names)}")
+            fill(writer, names[-1:])
+        await scene.until_kept(names)
+        scene.store.away = True
+        writer.put(ended("req_f_early"))
+        await scene.until(lambda: len(scene.settled) == len(names) + 1)
+        await scene.until(lambda: segments(writer.prefix) == [writer.number])
+        assert carried(writer.prefix) == [early]
+        await scene.die()
+        scene.store.away = False
+        scene.begin()
+        scene.run()
+        row = (await scene.until_kept([*names, "req_f_early"]))["req_f_early"]
+        assert (row.state, row.prompt_tokens, row.cost_nanos, row.asked) == ("complete", 10, 15, "gpt-5.4")
+        await scene.end()
 
     run(scenario, tmp_path)
 

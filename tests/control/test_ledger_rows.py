@@ -102,11 +102,11 @@ def test_the_short_entry_of_an_answer_says_what_the_long_one_does(
         assert found is not None
         assert (row_of(found[0]), found[1]) == account([untagged], long, price)
         assert list(known) == [found[0][1]]
-        if usage is REPORTED:
-            again = brief(begun_of(found[0]), short, price, known)
-            assert again is not None
-            assert again[0] == found[0]
-            assert again[0][1] is found[0][1], "rows of one series share it"
+        if "\0" not in untagged.asked:
+            assert begun_of(found[0], untagged.prompt_bytes, reserved) == untagged
+        again = brief(untagged, short, price, known)
+        assert again is not None
+        assert again[0][1] is found[0][1], "rows of one series share it"
 
 
 def test_a_figure_that_nobody_believes_has_no_short_form() -> None:

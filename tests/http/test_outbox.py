@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import weakref
+from collections.abc import Callable
 from typing import Any
 
-from client_calls import HEAD, Told, upstreamed
+from client_calls import HEAD, OK, Told, keep_answering, upstreamed
 from edge_app import run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.errors import FailureKind
+from penstock.config import Limits
+from penstock.errors import FailureKind, Refusal
+from penstock.http.connection import Connection, Edge
 from penstock.http.outbox import MOST_BYTES, GatheringTransport, Outbox
+from penstock.http.request import Request
+
+
+class Body:
+    """What a call holds on to."""
 
 
 class Wire(asyncio.Transport):
@@ -22,11 +32,14 @@ class Wire(asyncio.Transport):
         self.writes: list[bytes] = []
         self.closed = ""
         self.broken = broken
+        self.size = 0
+        self.on_write: Callable[[], object] = lambda: None
 
     def write(self, data: Any) -> None:
         if self.broken:
             raise RuntimeError("broken")
         self.writes.append(data)
+        self.on_write()
 
     def is_closing(self) -> bool:
         return bool(self.closed)
@@ -35,7 +48,7 @@ class Wire(asyncio.Transport):
         return True
 
     def get_write_buffer_size(self) -> int:
-        return 0
+        return self.size
 
     def pause_reading(self) -> None: ...
 
@@ -53,6 +66,17 @@ class Wire(asyncio.Transport):
 
 async def end_of_turn() -> None:
     await asyncio.sleep(0)
+
+
+async def heard(*steps: Callable[[], object]) -> None:
+    """What a transport says in one turn, outside of any task."""
+
+    def say() -> None:
+        for step in steps:
+            step()
+
+    asyncio.get_running_loop().call_soon(say)
+    await end_of_turn()
 
 
 def test_the_pieces_of_a_turn_leave_as_one_when_it_ends() -> None:
@@ -145,6 +169,64 @@ def test_one_that_breaks_takes_nothing_from_those_behind_it() -> None:
     run(main)
 
 
+# Connections.
+
+
+class Silent:
+    """An app that answers everything at once, with as many bytes as the path says."""
+
+    def admit(self, request: Request) -> None:
+        return None
+
+    async def answer(self, request: Request) -> None:
+        request.respond(200, b"", b"x" * int(request.path[1:]))
+
+    def refuse(self, request: Request | None, refusal: Refusal) -> tuple[bytes, bytes]:
+        return b"", b""
+
+
+def connected(edge: Edge, wire: Wire) -> Connection:
+    connection = Connection(edge)
+    connection.connection_made(wire)
+    return connection
+
+
+def asking(size: int, fields: bytes = b"") -> bytes:
+    return b"GET /%d HTTP/1.1\r\nHost: a\r\n%s\r\n" % (size, fields)
+
+
+def test_who_asks_and_hangs_up_in_one_turn_gets_the_answer_that_was_made() -> None:
+    async def main() -> None:
+        wire = Wire()
+        connection = connected(Edge(Silent(), Limits()), wire)
+        await heard(
+            lambda: connection.data_received(asking(5)),
+            connection.eof_received,
+            lambda: setattr(wire, "closed", "by the other side"),  # as TLS does it, in the same read
+        )
+        await end_of_turn()
+        assert [written.endswith(b"\r\n\r\nxxxxx") for written in wire.writes] == [True]
+
+    run(main)
+
+
+def test_a_reader_of_a_last_answer_has_the_time_of_a_slow_one_though_closing_found_it_slow() -> None:
+    async def main() -> None:
+        wire = Wire()
+        connection = connected(Edge(Silent(), Limits()), wire)
+        wire.on_write = connection.pause_writing
+        wire.size = 70_000
+        await heard(lambda: connection.data_received(asking(100, b"Connection: close\r\n")))
+        assert (wire.closed, connection.unwritable) == ("close", True)
+        connection.expire()
+        assert wire.closed == "close"
+        assert connection.deadline == connection.edge.now + Limits().idle_timeout
+        connection.expire()
+        assert wire.closed == "abort", "it took nothing meanwhile"
+
+    run(main)
+
+
 # Calls.
 
 
@@ -176,6 +258,36 @@ def test_a_call_that_is_given_up_in_its_turn_never_begins_and_nothing_of_it_is_s
             await both.until(lambda: heard)
             assert (heard, begun) == ([b""], [])
             assert both.pool.open == 0
+
+    run(main)
+
+
+def test_what_an_upstream_says_before_a_call_is_sent_is_no_answer_to_it() -> None:
+    async def main() -> None:
+        async with upstreamed(keep_answering) as both:
+            await both.ok()
+            told, begun = Told(), list[str]()
+            connection = await both.connection()
+            connection.send(HEAD, b"{}", told, both.pool.deadlines, begins=lambda: begun.append("begun"))
+            connection.data_received(OK)
+            assert told.endings == [FailureKind.STALE]
+            await end_of_turn()
+            assert (begun, both.pool.open) == ([], 0)
+
+    run(main)
+
+
+def test_nothing_of_a_call_is_kept_once_it_is_sent() -> None:
+    async def main() -> None:
+        async with upstreamed() as both:
+            told, connection = Told(), await both.connection()
+            body = Body()
+            gone = weakref.ref(body)
+            connection.send(HEAD, b"{}", told, both.pool.deadlines, begins=functools.partial(bool, body))
+            del body
+            assert gone() is not None
+            assert await told.ending() == "end"
+            assert gone() is None
 
     run(main)
 

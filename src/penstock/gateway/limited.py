@@ -71,10 +71,11 @@ def _denied(message: link.Denied, headers: Headers) -> RateLimited:
 class _Gauge:
     """The limits on one unit: for each, its place on the board, its amount, and its header lines up to what is left.
 
-    `left` and `amount` are those of the limit of which least is left, as of the last look.
+    `left` and `amount` are those of the limit of which least is left, as of the last look; `until`: when the words of
+    its reset are to be found anew. Earlier ones say a later time, and nothing worse.
     """
 
-    __slots__ = ("_rows", "_tail", "_unit", "_until", "_whole", "amount", "left")
+    __slots__ = ("_rows", "_tail", "_unit", "_whole", "amount", "left", "until")
 
     def __init__(self, unit: bytes, rows: Sequence[link.Row]) -> None:
         head = b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: "
@@ -83,14 +84,14 @@ class _Gauge:
         self._rows = [(2 * row.row, row.amount, head % (unit, row.amount, unit)) for row in rows]
         self._tail = b""
         self._whole = -1
-        self._until = 0.0  # the tail may be used; one that was made earlier only says a later time
+        self.until = 0.0
 
     def look(self, board: Sequence[int], now: float) -> bytes:
         """The form of the header lines, in which what is left is missing."""
         at, amount, head = min(self._rows, key=lambda row: board[row[0]])
         self.left, self.amount = board[at], amount
-        if board[at + 1] != self._whole or now > self._until:
-            self._whole, self._until = board[at + 1], now + FRESH
+        if board[at + 1] != self._whole or now > self.until:
+            self._whole, self.until = board[at + 1], now + FRESH
             self._tail = b"%%d\r\nx-ratelimit-reset-%b: %b\r\n" % (self._unit, duration(self._whole / 1000 - now))
         return head + self._tail
 
@@ -136,8 +137,10 @@ class Gauges:
         return self._form % (first.rest(requests), second.rest(tokens))
 
     def _look(self, now: float) -> None:
-        self._seen, self._until = self._board[-1], now + FRESH  # first: the rows may change meanwhile
-        self._form = b"".join([gauge.look(self._board, now) for gauge in (self._requests, self._tokens) if gauge])
+        self._seen = self._board[-1]  # first: the rows may change meanwhile
+        gauges = [gauge for gauge in (self._requests, self._tokens) if gauge is not None]
+        self._form = b"".join([gauge.look(self._board, now) for gauge in gauges])
+        self._until = min(gauge.until for gauge in gauges)
 
 
 def duration(seconds: float) -> bytes:

@@ -254,11 +254,12 @@ class ClientConnection:
     def flush(self) -> None:
         """Send the call, unless it was given up in the same turn."""
         unsent, self._unsent = self._unsent, b""
+        begins, self._begins = self._begins, None
         if self.sink is None:
             return
-        if self._begins is not None:
+        if begins is not None:
             try:
-                self._begins()
+                begins()
             except BaseException:  # our fault, which goes to the log; the caller must not wait for an answer
                 self.cut(FailureKind.RESET, "was not sent the call")
                 raise
@@ -278,8 +279,8 @@ class ClientConnection:
     def resume_writing(self) -> None: ...
 
     def data_received(self, data: bytes) -> None:
-        if self.sink is None:
-            self.close()  # bytes that nobody asked for
+        if self.sink is None or self._unsent:
+            self._heard_unasked()
             return
         self._received += len(data)
         if not self._in_body:
@@ -302,6 +303,11 @@ class ClientConnection:
             # In the body, a trailer or the extension of a chunk: the parser gathers either, at a cost that grows.
             what = "trailer" if self._in_body else "response head"
             self.cut(FailureKind.MALFORMED, f"sent a {what} that is too large")
+
+    def _heard_unasked(self) -> None:
+        """Bytes that nobody asked for, or that came before the question was put: no answer to it."""
+        kind = FailureKind.STALE if self._answered else FailureKind.RESET
+        self.cut(kind, "said something before it was asked")
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.sink is not None and self._in_body and self._until_close and exc is None:

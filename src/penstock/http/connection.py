@@ -162,6 +162,8 @@ class Connection:
         """A half-closed client is a client that hung up: returning None closes the transport, once all is sent."""
         if self.active is not None:
             self.transport.abort()
+        else:
+            self.transport.flush()
 
     def pause_writing(self) -> None:
         self.unwritable = True
@@ -488,11 +490,11 @@ class Connection:
         """Close after what was written; gently if the client may still be sending."""
         self._forget_waiting()
         self.phase, self.deadline = _LINGER, self.edge.now + LINGER_SECONDS
-        self.unsent = 0  # a slow reader gets more time when this deadline passes
         if self.closing and self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
         else:
             self.transport.close()
+        self.unsent = 0  # a slow reader gets more time when this deadline passes
 
     def _forget_body(self) -> None:
         """Drop what was received of the body that is not whole."""

@@ -46,7 +46,7 @@ class Board:
             cells = self.cells
             cells[2 * row + 1] = -int(-whole_at * 1000 // 1)
             cells[2 * row] = max(left, -(1 << 62))
-            cells[-1] += 1  # last: who sees it sees the row as well
+            cells[-1] += 1  # last: who sees it sees the row (or, where stores may overtake each other, very soon)
         return row
 
     def add(self, limit: str, amount: int) -> None:

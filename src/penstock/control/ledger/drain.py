@@ -35,7 +35,7 @@ from typing import TypeAlias, TypeVar
 
 from penstock.control.ledger.reading import Reading, journals, remove, retire, segments
 from penstock.control.ledger.rows import Price, account, begun_of, brief
-from penstock.journal import LAST, LOCK, SEGMENT_BYTES, Answered, Begun, End, Entry
+from penstock.journal import LAST, LOCK, SEGMENT_BYTES, Answered, Begun, End, Entry, Reserved
 from penstock.link import SeriesValue
 from penstock.stores.base import LedgerRow, LedgerWriter, Mark, RequestRow, StoreUnavailable
 from penstock.stores.base.ledger import Series
@@ -58,9 +58,11 @@ _log = logging.getLogger("penstock.ledger")
 Settle = Callable[[Sequence[Settlement]], object]
 
 
-_Waiting: TypeAlias = tuple[int, LedgerRow, list[Entry] | None, float]
-"""A row that is not stored yet: its position; itself; the entries that it would be made of again, None where it tells
-them; since when."""
+_Origin: TypeAlias = "list[Entry] | tuple[int, Reserved | None]"
+"""The entries that came before a request's last; or what the row does not tell of them: see `begun_of`."""
+
+_Waiting: TypeAlias = tuple[int, LedgerRow, _Origin, float]
+"""A row that is not stored yet: its position; itself; what it would be made of again; since when."""
 
 
 class _Journal:
@@ -90,11 +92,12 @@ class _Journal:
     def unstored(self) -> list[Entry]:
         """What must be carried over when segments are deleted."""
         unstored = list(itertools.chain.from_iterable(self.reading.opened.values()))
-        for _, row, entries, _ in self.waiting:
-            if entries is None:
+        for _, row, origin, _ in self.waiting:
+            if isinstance(origin, list):
+                unstored += origin
+            else:
                 assert not isinstance(row, RequestRow)
-                entries = [begun_of(row)]
-            unstored += entries
+                unstored.append(begun_of(row, *origin))
         return unstored
 
     def close(self) -> None:
@@ -268,12 +271,12 @@ class Drain:
         if journal.settles or self._waiting < WAITING:
             now = self._clock()
             for position, opened, done in reading.read(SLICE, journal.ended):
-                row, entries, settlement = self._account(opened, done)
+                row, origin, settlement = self._account(opened, done)
                 if settlement is not None and journal.settles:
                     settlements.append(settlement)
                 if position > journal.queued and not journal.behind:
                     if self._waiting < WAITING or not journal.settles:
-                        self._put(journal, (position, row, entries, now))
+                        self._put(journal, (position, row, origin, now))
                     else:
                         journal.behind = True
             more = reading.cut
@@ -302,21 +305,24 @@ class Drain:
         now = self._clock()
         for position, opened, done in rereading.read(SLICE, journal.ended, until):
             if position > journal.queued:
-                row, entries, _ = self._account(opened, done)
-                self._put(journal, (position, row, entries, now))
+                row, origin, _ = self._account(opened, done)
+                self._put(journal, (position, row, origin, now))
         if rereading.position == until:
             rereading.close()
             journal.rereading = None
             journal.behind = False
 
-    def _account(self, opened: list[Entry], done: End) -> tuple[LedgerRow, list[Entry] | None, Settlement | None]:
+    def _account(self, opened: list[Entry], done: End) -> tuple[LedgerRow, _Origin, Settlement | None]:
         begun = opened[0]
         if type(done) is Answered and type(begun) is Begun and len(opened) == 1:
             if len(self._series) > MOST_SERIES:
                 self._series.clear()
             found = brief(begun, done, self._price, self._series)
             if found is not None:
-                return found[0], None if done.source == "reported" else opened, found[1]
+                short, settlement = found
+                _, _, _, asked, _, _, model, _ = short[1]
+                as_said = asked == begun.asked and model == begun.model  # a row has no NUL
+                return short, (begun.prompt_bytes, begun.reserved) if as_said else opened, settlement
         row, settlement = account(opened, done, self._price)
         return row, opened, settlement
 

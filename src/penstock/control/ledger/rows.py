@@ -120,11 +120,11 @@ def brief(
     return row, Settlement(reserved.lease, Claim(reserved.requests, reserved.tokens, reserved.nanos), actual)
 
 
-def begun_of(row: Brief) -> Begun:
-    """What such a row, of reported tokens, would be made of again with the Answered that it was made of."""
+def begun_of(row: Brief, prompt_bytes: int, reserved: Reserved | None) -> Begun:
+    """The Begun that a row was made of, with what the row does not tell of it."""
     id_, (key_id, project_id, endpoint, asked, route, provider, model, _), started_at, stream, *_ = row
-    # The bytes of the prompt are asked for only where nobody reported its tokens.
-    return Begun(id_, 0, provider, model, route, key_id, project_id, endpoint, asked, bool(stream), started_at, 0)
+    said = provider, model, route, key_id, project_id, endpoint, asked
+    return Begun(id_, 0, *said, bool(stream), started_at, prompt_bytes, reserved)
 
 
 def _told_at_length(begun: Begun, done: Answered) -> Done:
