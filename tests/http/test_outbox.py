@@ -64,6 +64,12 @@ class Wire(asyncio.Transport):
         self.closed = "abort"
 
 
+def gathered() -> tuple[Wire, GatheringTransport]:
+    """A client's transport, and what there is of it on the wire."""
+    wire = Wire()
+    return wire, GatheringTransport(wire, Outbox(asyncio.get_running_loop()))
+
+
 async def end_of_turn() -> None:
     await asyncio.sleep(0)
 
@@ -100,8 +106,7 @@ def test_the_pieces_of_a_turn_leave_as_one_when_it_ends() -> None:
 @given(st.lists(st.one_of(st.binary(min_size=1, max_size=40), st.sampled_from(["turn", "flush"])), max_size=30))
 def test_whatever_the_pieces_and_the_turns_the_bytes_are_the_same(steps: list[bytes | str]) -> None:
     async def main() -> None:
-        wire = Wire()
-        transport = GatheringTransport(wire, Outbox(asyncio.get_running_loop()))
+        wire, transport = gathered()
         for step in steps:
             if isinstance(step, bytes):
                 transport.write(step)
@@ -119,8 +124,7 @@ def test_whatever_the_pieces_and_the_turns_the_bytes_are_the_same(steps: list[by
 
 def test_what_is_much_is_written_at_once() -> None:
     async def main() -> None:
-        wire = Wire()
-        transport = GatheringTransport(wire, Outbox(asyncio.get_running_loop()))
+        wire, transport = gathered()
         transport.write(b"a")
         transport.write(b"b" * MOST_BYTES)
         assert wire.writes == [b"a" + b"b" * MOST_BYTES]
@@ -133,8 +137,7 @@ def test_what_is_much_is_written_at_once() -> None:
 def test_what_was_written_before_the_end_is_not_held_back_by_it() -> None:
     async def main() -> None:
         for end in ("close", "abort", "write_eof"):
-            wire = Wire()
-            transport = GatheringTransport(wire, Outbox(asyncio.get_running_loop()))
+            wire, transport = gathered()
             transport.write(b"last words")
             getattr(transport, end)()
             assert wire.writes == ([b"last words"] if end != "write_eof" else [b"last words", b"EOF"])
@@ -144,8 +147,7 @@ def test_what_was_written_before_the_end_is_not_held_back_by_it() -> None:
 
 def test_what_comes_too_late_for_a_client_is_not_written() -> None:
     async def main() -> None:
-        wire = Wire()
-        transport = GatheringTransport(wire, Outbox(asyncio.get_running_loop()))
+        wire, transport = gathered()
         transport.write(b"a")
         wire.closed = "by the other side"
         await end_of_turn()

@@ -1,8 +1,8 @@
 """Copies the answer to the client: head at the commit point, bytes as they come, in-band errors; the end is withheld.
 
-The bytes arrive by callback from the upstream's connection and leave in the same moment, so a stream costs no task
-and no queue. A client that reads slowly pauses the upstream through the request's `flow`. After the first byte the
-status is spent: whatever goes wrong then is told in the stream, in the form of its endpoint, and the connection closes.
+The bytes arrive by callback from the upstream's connection and leave in the same turn of the loop, so a stream costs
+no task. A client that reads slowly pauses the upstream through the request's `flow`. After the first byte the status is
+spent: whatever goes wrong then is told in the stream, in the form of its endpoint, and the connection closes.
 """
 
 from __future__ import annotations
