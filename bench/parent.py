@@ -25,7 +25,7 @@ from penstock.config import load
 from penstock.control.counters import Board, Counters, Sources
 from penstock.control.ledger import Drain
 from penstock.control.prices import Prices
-from penstock.journal import ENTRY_BYTES, MAGIC, SEGMENT_BYTES, Answered, Begun, Entry, Reserved, framed, segment_path
+from penstock.journal import ENTRY_BYTES, MAGIC, SEGMENT_BYTES, Answered, Context, Sent, framed, segment_path
 from penstock.limits import Limit
 from penstock.providers.registry import SETTINGS
 from penstock.stores.slices import MemorySlices
@@ -44,6 +44,7 @@ LIMITS = (
     *(Limit("key", "key_1", meter, 10**12) for meter in METERS),
     *(Limit("project", "prj_1", meter, 10**12) for meter in METERS),
 )
+CONTEXT = Context(1, "mock", "mock-model", "mock-model", "key_1", "prj_1", "chat.completions", "mock-model")
 
 
 class Segments:
@@ -54,14 +55,17 @@ class Segments:
         self._number = 0
         self._left = 0
 
-    def put(self, entry: Entry) -> None:
+    def put(self, entry: Sent | Answered) -> None:
         if self._left < ENTRY_BYTES:
             self._number += 1
             self._file = Path(segment_path(self._prefix, self._number)).open("w+b", buffering=0)  # noqa: SIM115
             self._file.truncate(SEGMENT_BYTES)
             self._file.write(MAGIC)
             self._left = SEGMENT_BYTES - len(MAGIC)
-        data = framed(entry)
+            self._write(framed(CONTEXT))
+        self._write(framed(entry))
+
+    def _write(self, data: bytes) -> None:
         self._file.write(data)
         self._left -= len(data)
 
@@ -78,7 +82,7 @@ class Host:
         prices = Prices(load(file, {}, SETTINGS), lambda: None)  # type: ignore[arg-type, return-value]
         sources = Sources(lambda _key, _project: LIMITS, prices.rates)
         self._counters = Counters(MemorySlices(), sources, lambda _worker, _recall: True, Board(), mark="b-")
-        self._drain = Drain(directory, prices.cost, self._counters.settle)
+        self._drain = Drain(directory, prices.tariff, self._counters.settle)
         self._segments = Segments(self._drain.begin(0))
 
     async def feed(self, count: int, drained: bool) -> None:
@@ -111,9 +115,8 @@ class Host:
     def _write(self, number: int, lease: str | None) -> None:
         at = 1_800_000_000.0 + number / 10_000
         id_ = f"req_{int(at * 1000):012x}{number * 7919:020x}"
-        names = ("mock", "mock-model", "mock-model", "key_1", "prj_1", "chat.completions", "mock-model")
-        reserved = None if lease is None else Reserved(lease, 1, 375, 3_093_750)
-        self._segments.put(Begun(id_, 0, *names, False, at, 300, reserved))
+        reserved = () if lease is None else (lease, 1, 375, 3_093_750)
+        self._segments.put(Sent(id_, CONTEXT.number, False, at, 300, *reserved))
         self._segments.put(Answered(id_, "stop", "reported", 87, 34, 0, 0, 0, 1.5, None, 1.2))
 
 

@@ -5,6 +5,9 @@ from its front: MAGIC, then entries, each a length and a CRC-32 (little-endian, 
 MessagePack. What has not been written is zero, and so is the length that ends it. An entry whose checksum is wrong is
 one that is being written just now or, where nobody writes any more, one that never was; nothing after it is read.
 
+What begins a request is told at length (`Begun`), or in brief (`Sent`) with what many of them have in common told once
+in each segment before (`Context`).
+
 Entries are arrays: fields are only ever added, at the end and with a default, and an entry of a tag that is not known
 is passed over, so that each side reads what another version of the other wrote.
 """
@@ -111,6 +114,56 @@ class Begun(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     safety_identifier: str | None = None
 
 
+class Context(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+    """What the beginnings of many requests have in common, as of `Begun`; `Sent` names it by its number, in the same
+    segment alone."""
+
+    number: int
+    provider: str
+    model: str
+    route: str
+    key_id: str
+    project_id: str
+    endpoint: str
+    asked: str
+
+
+class Sent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+    """The first attempt of a request is about to be sent, of which there is no more to tell, as nearly always.
+
+    `lease`: of which so much was reserved; None where nothing limits it.
+    """
+
+    id: str
+    context: int
+    stream: bool
+    started_at: float
+    prompt_bytes: int
+    lease: str | None = None
+    requests: int = 0
+    tokens: int = 0
+    nanos: int = 0
+
+    def begun(self, context: Context) -> Begun:
+        """The same at length, in its context."""
+        reserved = None if self.lease is None else Reserved(self.lease, self.requests, self.tokens, self.nanos)
+        return Begun(
+            self.id,
+            0,
+            context.provider,
+            context.model,
+            context.route,
+            context.key_id,
+            context.project_id,
+            context.endpoint,
+            context.asked,
+            self.stream,
+            self.started_at,
+            self.prompt_bytes,
+            reserved,
+        )
+
+
 class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """Attempts that led nowhere, from number `first` on; the request goes on without them."""
 
@@ -166,7 +219,7 @@ class Answered(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
 
 
 End = Done | Answered
-Entry = Begun | Ended | End
+Entry = Begun | Context | Sent | Ended | End
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Entry).decode
@@ -185,14 +238,14 @@ def is_segment(segment: Segment) -> bool:
     return segment[: len(MAGIC)] == MAGIC
 
 
-def entries(segment: Segment, offset: int, most: int) -> tuple[list[tuple[int, Entry]], int]:
-    """At most `most` entries from `offset` on, each with the offset after it; and the offset up to which was read.
+def entries(segment: Segment, offset: int, most: int, until: int = LAST) -> tuple[list[Entry], int]:
+    """At most `most` entries from `offset` on, and none from `until` on; and the offset up to which was read.
 
     The first entry is at START.
     """
     size, frame = len(segment), _FRAME.size
-    last = size - frame
-    found: list[tuple[int, Entry]] = []
+    last = min(size - frame, until - 1)
+    found: list[Entry] = []
     while most > 0 and offset <= last:
         length, checksum = _unpack(segment, offset)
         begin = offset + frame
@@ -203,7 +256,7 @@ def entries(segment: Segment, offset: int, most: int) -> tuple[list[tuple[int, E
         if _crc(body) != checksum:
             break
         try:
-            found.append((end, _decode(body)))
+            found.append(_decode(body))
         except msgspec.ValidationError:
             pass  # of another version, and nothing that this one knows
         else:
@@ -250,6 +303,8 @@ def _cut(entry: Entry) -> Entry:
             )
         case Answered():
             return replace(entry, finish=_short(entry.finish, 64))
+        case Context() | Sent():
+            return entry  # a context that takes much is not written, and the rest of a beginning takes little
 
 
 def _short_try(one: Tried) -> Tried:

@@ -42,11 +42,15 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
 
 
 class Settlement(msgspec.Struct, frozen=True, gc=False):
-    """What became of a reservation: `reserved` was taken from the lease of that id, `actual` is what it came to."""
+    """What became of a reservation: so much was taken from the lease of that id, and so many of its tokens and
+    nano-dollars were used; requests are used as they were taken."""
 
     lease: str
-    reserved: Claim
-    actual: Claim
+    requests: int
+    tokens: int
+    nanos: int
+    used_tokens: int
+    used_nanos: int
 
 
 class Origin(msgspec.Struct, frozen=True):

@@ -18,8 +18,8 @@ from penstock.gateway.admission import Hold
 from penstock.limits import NANOS, Limit
 from penstock.stores.base import Asking, Outcome, StoreUnavailable
 from penstock.stores.slices import MemorySlices
-from penstock.types import Claim, Settlement, Usage
-from support.limiting import KEY, TARGETS, Clock, Host, asked
+from penstock.types import Claim, Usage
+from support.limiting import KEY, TARGETS, Clock, Host, asked, settled
 
 OTHER = msgspec.structs.replace(KEY, key_id="key_2")
 
@@ -327,7 +327,7 @@ def test_what_a_lease_has_left_goes_back_when_it_expires() -> None:
         host.links[0].admission.sweep()
         host.pump()
         used = sum(hold.claim.tokens for hold in holds)
-        host.counters.settle([Settlement(hold.lease, hold.claim, hold.claim) for hold in holds])
+        host.counters.settle([settled(hold.lease, hold.claim, hold.claim) for hold in holds])
         assert len(host.counters.leases) == 0, "nothing is out"
         hold = await host.reserve(max_tokens=100_000 - used - 200)
         assert hold.claim.tokens <= 100_000 - used
@@ -341,9 +341,9 @@ def test_settling_returns_what_was_too_much_and_carries_what_was_too_little() ->
         first = await host.reserve(max_tokens=900)
         with pytest.raises(RateLimited):
             await host.reserve(max_tokens=500)
-        host.counters.settle([Settlement(first.lease, first.claim, Claim(1, 100))])
+        host.counters.settle([settled(first.lease, first.claim, Claim(1, 100))])
         second = await host.reserve(max_tokens=500)
-        host.counters.settle([Settlement(second.lease, second.claim, Claim(1, 5000))])
+        host.counters.settle([settled(second.lease, second.claim, Claim(1, 5000))])
         with pytest.raises(RateLimited):
             await host.reserve(max_tokens=1)
         host.clock.move(61)
@@ -483,7 +483,7 @@ def test_a_worker_that_ends_holds_no_slots_and_its_reservations_stay_until_they_
             await host.reserve(1, max_tokens=3000)
         again = await admitted(host, 5, worker=1, max_tokens=10)
         assert len(again) == 3
-        host.counters.settle([Settlement(lost[0].lease, lost[0].claim, Claim(1, 50))])
+        host.counters.settle([settled(lost[0].lease, lost[0].claim, Claim(1, 50))])
         rest()
         for hold in again:
             hold.release()
@@ -503,8 +503,8 @@ def test_what_was_used_beyond_a_reservation_counts_now_whatever_others_give_back
         more, less = first.claim.tokens + 50, second.claim.tokens - 50
         host.counters.settle(
             [
-                Settlement(first.lease, first.claim, Claim(1, more)),
-                Settlement(second.lease, second.claim, Claim(1, less)),
+                settled(first.lease, first.claim, Claim(1, more)),
+                settled(second.lease, second.claim, Claim(1, less)),
             ]
         )
         prompt = first.claim.tokens - 100
@@ -704,7 +704,7 @@ def test_what_passed_uncounted_is_counted_when_it_is_settled() -> None:
         store.up = False
         hold = await host.reserve(max_tokens=5000)
         store.up = True
-        host.counters.settle([Settlement(hold.lease, hold.claim, Claim(1, 850))])
+        host.counters.settle([settled(hold.lease, hold.claim, Claim(1, 850))])
         with pytest.raises(RateLimited):
             await host.reserve(max_tokens=100)
 

@@ -13,11 +13,12 @@ import uvloop
 
 from penstock.control.ledger import Drain, drain, reading
 from penstock.control.ledger.reading import carried, segments
+from penstock.control.prices.rates import PER_NANO, Rates, Tariff, tariff
 from penstock.journal import ENTRY_BYTES
 from penstock.stores.base import LedgerRow, Mark, RequestRow, RowQuery, StoreUnavailable, UsageQuery
 from penstock.stores.memoryledger import MemoryLedger
 from penstock.stores.sql import open_stores
-from penstock.types import Settlement, Usage
+from penstock.types import Settlement
 from support.journals import RESERVED, SIZE, Writer, begun, ended
 
 PATIENCE = 20.0
@@ -106,8 +107,9 @@ class Scene:
         return list((self.data_dir / "journal").rglob("*.journal"))
 
 
-def price(provider: str, model: str, usage: Usage, at: float) -> tuple[int | None, str]:
-    return usage.prompt_tokens + usage.completion_tokens, "p1"
+def price(provider: str, model: str, at: float) -> Tariff:
+    """A nano-dollar a token."""
+    return tariff("p1", ((-1, Rates(PER_NANO, PER_NANO, PER_NANO, PER_NANO)),))
 
 
 def run(scenario: Callable[[Scene], Awaitable[None]], data_dir: Path) -> None:
@@ -124,7 +126,7 @@ def ids(count: int) -> list[str]:
 
 def fill(writer: Writer, names: Sequence[str], reserved: bool = True) -> None:
     for name in names:
-        writer.put(begun(name, reserved=RESERVED if reserved else None))
+        writer.begin(begun(name, reserved=RESERVED if reserved else None))
         writer.put(ended(name))
 
 
@@ -159,7 +161,7 @@ def test_what_a_dead_worker_had_begun_becomes_partial_rows_and_is_settled(tmp_pa
         scene.drain.end(3)
         kept = await scene.until_kept(["req_f_done", "req_f_lost"])
         assert {row.id: row.state for row in kept.values()} == {"req_f_done": "complete", "req_f_lost": "partial"}
-        assert scene.settled[-1].actual == scene.settled[-1].reserved
+        assert scene.settled[-1] == Settlement("lease_1", 1, 1000, 5000, 1000, 5000)
         await scene.until(lambda: not scene.left())
         counted = {one.labels: one.value for one in scene.drain.series() if one.name == "penstock_ledger_rows_total"}
         assert counted == {("complete",): 1, ("partial",): 1}
@@ -322,7 +324,7 @@ def test_what_waits_while_its_beginning_is_deleted_is_carried_over_as_it_was(tmp
     async def scenario(scene: Scene) -> None:
         scene.run()
         writer, early = scene.writer(), begun("req_f_early", reserved=RESERVED, prompt_bytes=1234)
-        writer.put(early)
+        writer.begin(early)
         names = ids(50)
         fill(writer, names)
         while writer.at <= SIZE - ENTRY_BYTES:  # the next entry begins another segment

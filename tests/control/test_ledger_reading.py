@@ -7,20 +7,23 @@ import os
 import random
 import tempfile
 import zlib
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from penstock.control.ledger.reading import Closed, Reading, carried, journals, remove, retire, segments
-from penstock.journal import MAGIC, START, entries, framed, segment_path
-from support.journals import SIZE, Writer, begun, ended
+from penstock.control.ledger.reading import Reading, carried, journals, remove, retire, segments
+from penstock.control.ledger.rows import Closed, at_length
+from penstock.journal import MAGIC, START, Begun, Entry, entries, framed, segment_path
+from support.journals import RESERVED, SIZE, Writer, begun, ended, in_brief
 
 
 def ids(found: list[Closed]) -> list[str]:
-    return [done.id for _, _, done in found]
+    return [done.id for _, done in found]
 
 
 def test_requests_are_found_as_they_end_and_across_segments(tmp_path: Path) -> None:
@@ -69,6 +72,10 @@ def test_a_reading_up_to_a_position_stops_there(tmp_path: Path) -> None:
     assert second.opened == first.opened
 
 
+def still_open(reading: Reading) -> list[Entry]:
+    return [entry for opened in reading.opened.values() for entry in at_length(opened)]
+
+
 ONE = framed(begun("r0")) + framed(ended("r0")) + framed(begun("r1"))
 TWO = framed(ended("r1"))
 R0 = len(framed(begun("r0")) + framed(ended("r0")))
@@ -80,15 +87,15 @@ def test_whatever_is_cut_off_or_overwritten_only_whole_entries_are_read(at: int,
     whole = ONE + TWO
     segment = MAGIC + whole[:at] + noise + bytes(64)
     found, offset = entries(segment, START, 100)
-    ends = []
-    position = START
+    intact = []
+    end = START
     for entry in (begun("r0"), ended("r0"), begun("r1"), ended("r1")):
-        position += len(framed(entry))
-        ends.append(position)
-    intact = [end for end in ends if segment[:end] == (MAGIC + whole)[:end]]
-    assert [end for end, _ in found][: len(intact)] == intact
-    assert len(found) <= len(intact)
-    assert offset >= (intact[-1] if intact else START)
+        end += len(framed(entry))
+        if segment[:end] != (MAGIC + whole)[:end]:
+            break
+        intact.append(entry)
+        assert offset >= end
+    assert found == intact
 
 
 def test_every_cut_of_a_dead_workers_segment_leaves_what_was_whole(tmp_path: Path) -> None:
@@ -137,7 +144,19 @@ def test_an_entry_that_a_later_version_wrote_is_passed_over() -> None:
     longer = msgspec.msgpack.encode([*msgspec.msgpack.decode(msgspec.msgpack.encode(begun("r1"))), "a new field"])
     more = len(longer).to_bytes(4, "little") + zlib.crc32(longer).to_bytes(4, "little") + longer
     found, _ = entries(MAGIC + framed(begun("r0")) + later + more, START, 100)
-    assert [entry for _, entry in found] == [begun("r0"), begun("r1")]
+    assert found == [begun("r0"), begun("r1")]
+
+
+def test_a_beginning_whose_context_is_of_a_later_version_is_passed_over_like_that(tmp_path: Path) -> None:
+    writer = Writer(tmp_path)
+    context, sent = in_brief(begun("r0"), {})
+    assert context is not None
+    writer.put(sent)
+    writer.put(ended("r0"))
+    writer.put(context)
+    writer.put(replace(sent, id="r1"))
+    writer.put(ended("r1"))
+    assert ids(Reading(writer.prefix).read(100, True)) == ["r1"]
 
 
 def test_what_is_open_is_carried_over_when_segments_are_deleted(tmp_path: Path) -> None:
@@ -148,7 +167,7 @@ def test_what_is_open_is_carried_over_when_segments_are_deleted(tmp_path: Path) 
         writer.put(begun("short"))
         writer.put(ended("short"))
         reading.read(100, False)
-    retire(writer.prefix, [entry for opened in reading.opened.values() for entry in opened], 3)
+    retire(writer.prefix, still_open(reading), 3)
     assert segments(writer.prefix) == [3, 4]
     assert carried(writer.prefix) == [begun("long")]
     writer.put(ended("long"))
@@ -167,8 +186,12 @@ def test_what_was_carried_over_and_is_still_in_a_segment_counts_once(tmp_path: P
     writer.put(begun("r0", 1))
     retire(writer.prefix, [begun("r0"), begun("r0", 1)], 1)  # and then the parent died
     writer.put(ended("r0"))
-    (closed,) = Reading(writer.prefix).read(100, True)
-    assert closed[1] == [begun("r0"), begun("r0", 1)]
+    writer.begin(begun("r2"))
+    retire(writer.prefix, [begun("r0"), begun("r0", 1), begun("r2")], 1)
+    writer.put(ended("r2"))
+    closed, brief = Reading(writer.prefix).read(100, True)
+    assert at_length(brief[0]) == [begun("r2")]
+    assert at_length(closed[0]) == [begun("r0"), begun("r0", 1)]
 
 
 @given(st.integers(0, 2**32))
@@ -181,30 +204,41 @@ def test_any_interleaving_of_writing_reading_deleting_and_beginning_anew_finds_e
         open_: list[str] = []
         closed: list[str] = []
         found: list[str] = []
+        beginnings: dict[str, Begun] = {}
         stored = 0
+
+        def find(ended: list[Closed]) -> None:
+            for opened, done in ended:
+                found.append(done.id)
+                assert at_length(opened) == [beginnings[done.id]]
+
         for number in range(300):
             what = draw.random()
             if what < 0.45:
                 open_.append(f"r{number}")
-                writer.put(begun(f"r{number}"))
+                begin = begun(f"r{number}", asked=f"model {number % 3}", reserved=draw.choice((RESERVED, None)))
+                beginnings[begin.id] = begin
+                (writer.begin if draw.random() < 0.8 else writer.put)(begin)
             elif what < 0.85 and open_:
                 closed.append(open_.pop(draw.randrange(len(open_))))
                 writer.put(ended(closed[-1]))
             elif what < 0.95:
-                for one in reading.read(draw.randint(1, 50), False):
-                    position, _, done = one
-                    found.append(done.id)
-                    stored = position
+                find(reading.read(draw.randint(1, 50), False))
+                stored = reading.position
                 if reading.number > 1 and draw.random() < 0.5:
-                    retire(writer.prefix, [e for opened in reading.opened.values() for e in opened], reading.number)
+                    retire(writer.prefix, still_open(reading), reading.number)
             else:  # the parent dies and comes back
                 reading.close()
                 reading = Reading(writer.prefix)
-                again = [one for one in reading.read(10_000, False) if one[0] > stored]
-                found += ids(again)
-                stored = max([stored, *(one[0] for one in again)])
+                while reading.position < stored:
+                    reading.read(draw.randint(1, 50), False, stored)
+                assert reading.position == stored
+                find(reading.read(10_000, False))
+                stored = reading.position
         while not reading.over:
-            found += ids(reading.read(1000, True))
+            find(reading.read(1000, True))
         assert found == closed
-        assert sorted(reading.opened) == sorted(open_)
+        assert sorted(still_open(reading), key=attrgetter("id")) == sorted(
+            (beginnings[id_] for id_ in open_), key=attrgetter("id")
+        )
         reading.close()

@@ -7,23 +7,23 @@ from typing import Any
 
 import pytest
 
-from penstock.control.ledger.rows import account, begun_of, brief
+from penstock.control.ledger.rows import Closed, Common, account, accounts, at_length
+from penstock.control.prices.rates import PER_NANO, Rates, Tariff, tariff
 from penstock.journal import Answered, Done, Ended, Entry, Reserved, Spent, Tried
 from penstock.stores.base import row_of
 from penstock.stores.base.ledger import Series
-from penstock.types import Claim, Settlement, Usage
-from support.journals import RESERVED, begun
+from penstock.types import Settlement
+from support.journals import RESERVED, begun, in_brief
 
 REPORTED = Spent(100, 50, 30, 20, "reported")
 PER_TOKEN = 3
 
 
-def price(provider: str, model: str, usage: Usage, at: float) -> tuple[int | None, str]:
+def price(provider: str, model: str, at: float) -> Tariff:
     """Three nano-dollars a token, but of what nobody knows the price of."""
     assert at == 1_800_000_000.0
-    if model == "unpriced":
-        return None, ""
-    return PER_TOKEN * (usage.prompt_tokens + usage.completion_tokens), f"{provider}-1"
+    rate = PER_TOKEN * PER_NANO
+    return tariff(f"{provider}-1", () if model == "unpriced" else ((-1, Rates(rate, rate, rate, rate)),))
 
 
 def tried(outcome: str = "ok", status: int = 200, **fields: Any) -> Tried:
@@ -61,7 +61,7 @@ def test_an_answer_costs_what_its_provider_reported() -> None:
     (attempt,) = row.attempts
     assert (attempt.id, attempt.number, attempt.outcome, attempt.state) == ("req_1/1", 1, "ok", "complete")
     assert (attempt.cost_nanos, attempt.completion_tokens, attempt.duration_ms) == (450, 50, 10.0)
-    assert settlement == Settlement("lease_1", Claim(1, 1000, 5000), Claim(1, 150, 450))
+    assert settlement == Settlement("lease_1", 1, 1000, 5000, 150, 450)
 
 
 def test_an_answer_that_nobody_saw_is_charged_what_was_reserved_and_a_stream_what_came() -> None:
@@ -69,7 +69,7 @@ def test_an_answer_that_nobody_saw_is_charged_what_was_reserved_and_a_stream_wha
     row, settlement = account([begun(reserved=RESERVED, stream=False)], left, price)
     assert (row.prompt_tokens, row.completion_tokens, row.cost_nanos) == (100, 900, 5000)
     assert (row.prompt_source, row.completion_source) == ("partial", "partial")
-    assert settlement == Settlement("lease_1", Claim(1, 1000, 5000), Claim(1, 1000, 5000))
+    assert settlement == Settlement("lease_1", 1, 1000, 5000, 1000, 5000)
     row, settlement = account([begun(reserved=RESERVED, stream=True)], left, price)
     assert (row.prompt_tokens, row.completion_tokens, row.cost_nanos) == (100, 0, 300)
 
@@ -93,27 +93,32 @@ def test_the_short_entry_of_an_answer_says_what_the_long_one_does(
     source = "" if usage is None else usage.source
     short = Answered("req_1", "stop", source, *tokens, 7, 12.0, 3.0, 10.0)
     assert account(opened, short, price) == account(opened, long, price)
-    untagged = begun(reserved=reserved, **fields)
-    known: dict[Series, Series] = {}
-    found = brief(untagged, short, price, known)
     if "user" in fields:
-        assert found is None
-    else:
-        assert found is not None
-        assert (row_of(found[0]), found[1]) == account([untagged], long, price)
-        assert list(known) == [found[0][1]]
-        if "\0" not in untagged.asked:
-            assert begun_of(found[0], untagged.prompt_bytes, reserved) == untagged
-        again = brief(untagged, short, price, known)
-        assert again is not None
-        assert again[0][1] is found[0][1], "rows of one series share it"
+        return
+    untagged = begun(reserved=reserved, **fields)
+    context, sent = in_brief(untagged, {})
+    assert context is not None
+    known: dict[Series, Series] = {}
+    closed: list[Closed] = [((sent, Common(context)), short) for _ in range(2)]
+    assert at_length(closed[0][0]) == [untagged]
+    (row, again), settlements = accounts(closed, price, known)
+    whole, settlement = account([untagged], long, price)
+    assert row_of(row) == whole
+    assert settlements == ([] if settlement is None else [settlement, settlement])
+    assert isinstance(row, tuple)
+    assert isinstance(again, tuple)
+    assert list(known) == [row[1]]
+    assert again[1] is row[1], "rows of one series share it"
+    ((other,), _) = accounts([(([untagged]), short)], price, known)
+    assert other == whole, "and a beginning at length makes the same"
 
 
 def test_a_figure_that_nobody_believes_has_no_short_form() -> None:
+    context, sent = in_brief(begun(), {})
+    assert context is not None
+    opened = sent, Common(context)
     much = Answered("req_1", "stop", "reported", 2**41, 0, 0, 0, 0, 12.0, None, 10.0)
-    assert brief(begun(), much, price, {}) is None
-    dear = Answered("req_1", "stop", "reported", 1, 1, 0, 0, 0, 12.0, None, 10.0)
-    assert brief(begun(), dear, lambda *_: (2**51, ""), {}) is None
+    assert accounts([(opened, much)], price, {}) == ([account([begun()], much, price)[0]], [])
 
 
 def test_without_a_reservation_nothing_is_settled() -> None:
@@ -146,7 +151,7 @@ def test_an_unknown_price_is_unknown_and_settles_money_at_its_reservation() -> N
     row, settlement = account([begun(model="unpriced", reserved=RESERVED)], done(), price)
     assert (row.cost_nanos, row.attempts[0].cost_nanos, row.price_version) == (None, None, "")
     assert settlement is not None
-    assert settlement.actual == Claim(1, 150, 5000)
+    assert (settlement.used_tokens, settlement.used_nanos) == (150, 5000)
 
 
 def test_a_request_costs_what_all_its_attempts_do_and_the_trace_has_those_never_sent() -> None:
@@ -192,7 +197,7 @@ def test_what_a_dead_worker_had_begun_is_charged_at_its_reservation() -> None:
         5000,
     )
     assert settlement is not None
-    assert settlement.actual == settlement.reserved == Claim(1, 1000, 5000)
+    assert settlement == Settlement("lease_1", 1, 1000, 5000, 1000, 5000)
 
 
 def test_a_dead_workers_request_without_a_reservation_is_charged_its_prompt() -> None:
@@ -212,7 +217,7 @@ def test_of_a_dead_workers_request_what_had_ended_has_ended() -> None:
     row, settlement = account(entries[:2], None, price)  # it waited for its next attempt
     assert (row.state, row.cost_nanos) == ("partial", 0)
     assert settlement is not None
-    assert settlement.actual == Claim(1, 0, 0)
+    assert (settlement.requests, settlement.used_tokens, settlement.used_nanos) == (1, 0, 0)
 
 
 def test_a_text_of_a_clients_is_fit_for_every_database() -> None:

@@ -7,29 +7,57 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import pytest
 
 from penstock.config import Retries
 from penstock.control.ledger.reading import segments
 from penstock.fake_upstream import Answer, Chunk, FakeUpstream, Tokens
 from penstock.gateway.exchange import Exchange
 from penstock.gateway.journal import Journal
-from penstock.journal import ENTRY_BYTES, Answered, Begun, Done, Ended, segment_path
+from penstock.journal import (
+    ENTRY_BYTES,
+    START,
+    Answered,
+    Begun,
+    Context,
+    Done,
+    Ended,
+    Entry,
+    Sent,
+    entries,
+    segment_path,
+)
 from penstock.providers.base import AnyRequest
-from penstock.types import Principal, Record, Target
+from penstock.types import Claim, Principal, Record, Target
 from penstock.wire.chat import decode_chat
 from support.gateway import KEY, chat, gateway, request, run, to, until
 from support.gateway import upstream as configured
-from support.journals import MOST, a_journal, written
+from support.journals import MOST, RESERVED, a_journal, written
 
 TARGET = Target("*", "fake", "gpt-5.4", label=b"fake/gpt-5.4", key="fake/gpt-5.4")
-ASKED = decode_chat(json.dumps({"model": "gpt-5.4", "messages": [{"role": "user", "content": "Hi."}]}).encode())
 RECORD = Record("req", 0.0, "key", "*", "fake", "gpt-5.4", False, 200, "ok", None, None, 1.0, None, ())
+
+
+def chat_of(model: str) -> AnyRequest:
+    return decode_chat(json.dumps({"model": model, "messages": [{"role": "user", "content": "Hi."}]}).encode())
+
+
+ASKED = chat_of("gpt-5.4")
 
 
 def exchange(id: str = "req") -> Exchange:
     made = Exchange(id, 0.0, 0.0)
     made.principal = Principal("key", "key")
     return made
+
+
+def entries_of(prefix: str, number: int) -> list[Entry]:
+    """The entries of one segment as they stand there."""
+    segment = Path(segment_path(prefix, number)).read_bytes()
+    return entries(segment, START, len(segment))[0]
 
 
 def fill(journal: Journal, count: int, asked: AnyRequest = ASKED) -> int:
@@ -238,9 +266,8 @@ def test_what_was_begun_can_always_be_ended(tmp_path: Path) -> None:
         long = Record("req", 0.0, "key", "*", "fake", "m" * 5000, False, 200, "ok", None, None, 1.0, None, ())
         for one in opened:
             journal.done(one, long, 0)
-    entries = written(prefix)
     assert len(opened) > 8
-    assert [type(entry) for entry in entries] == [Begun] * len(opened) + [Done] * len(opened)
+    assert [type(entry) for entry in written(prefix)] == [Begun] * len(opened) + [Done] * len(opened)
 
 
 def test_a_journal_goes_on_from_segment_to_segment_and_loses_nothing(tmp_path: Path) -> None:
@@ -249,10 +276,62 @@ def test_a_journal_goes_on_from_segment_to_segment_and_loses_nothing(tmp_path: P
         made = 0
         while made < 300:
             made += fill(journal, 300 - made)
-    entries = written(prefix)
-    assert len(entries) == 600
+    assert len(written(prefix)) == 600
     assert len(segments(prefix)) > 5
     assert {os.stat(segment_path(prefix, number)).st_mode & 0o777 for number in segments(prefix)} == {0o600}
+
+
+def test_what_beginnings_have_in_common_is_told_once_in_a_segment(tmp_path: Path) -> None:
+    size = 8 * ENTRY_BYTES
+    others = [TARGET, Target("*", "other", "gpt-5.4", label=b"other/gpt-5.4", key="other/gpt-5.4")]
+    with a_journal(tmp_path, MOST, segment_bytes=size) as (journal, prefix):
+        for number in range(400):
+            one = exchange(f"req_{number}")
+            while not journal.reserve(one):
+                pass
+            journal.begin(one, ASKED, others[number % 2])
+            journal.done(one, RECORD, 0)
+    begun = [entry for entry in written(prefix) if isinstance(entry, Begun)]
+    assert [(one.id, one.provider) for one in begun] == [
+        (f"req_{number}", others[number % 2].provider) for number in range(400)
+    ]
+    told = [
+        [entry.provider for entry in entries_of(prefix, number) if isinstance(entry, Context)]
+        for number in segments(prefix)
+    ]
+    assert len(told) > 3
+    assert all(sorted(each) == ["fake", "other"] for each in told[:-2]), told
+
+
+def test_what_would_take_much_to_name_is_told_at_length_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.gateway.journal.MOST_CONTEXTS", 2)
+    name = "\U0001f600" * 256
+    long = chat_of(name)  # more than half an entry
+    with a_journal(tmp_path) as (journal, prefix):
+        for asked in (long, chat_of("a"), chat_of("b"), chat_of("c"), chat_of("a"), long):
+            assert fill(journal, 1, asked) == 1
+    kinds = [type(entry) for entry in entries_of(prefix, 1) if not isinstance(entry, Done)]
+    assert kinds == [Begun, Context, Sent, Context, Sent, Begun, Sent, Begun]
+    asked_for = [entry.asked for entry in written(prefix) if isinstance(entry, Begun)]
+    assert asked_for == [name, "a", "b", "c", "a", name]
+
+
+def test_what_was_reserved_is_told_with_a_beginning_in_brief_and_at_length(tmp_path: Path) -> None:
+    hold = SimpleNamespace(lease="lease_1", claim=Claim(1, 1000, 5000, 1))
+    with a_journal(tmp_path) as (journal, prefix):
+        for tags in ((), ("a",)):
+            one = exchange()
+            one.hold, one.tags = hold, tags
+            assert journal.reserve(one)
+            journal.begin(one, ASKED, TARGET)
+            journal.done(one, RECORD, 0)
+    brief, _, long, _ = written(prefix)
+    assert isinstance(brief, Begun)
+    assert brief.reserved == RESERVED
+    assert long == msgspec.structs.replace(brief, tags=("a",))
+    assert any(isinstance(entry, Sent) for entry in entries_of(prefix, 1))
 
 
 def test_an_entry_that_is_too_long_is_cut_and_read_all_the_same(tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ from penstock.errors import Overloaded, PermissionDenied, RateLimited, Refusal
 from penstock.gateway.admission import Hold
 from penstock.limits import METERS, Limit
 from penstock.stores.slices import Times
-from penstock.types import Claim, Settlement, Target, Usage
+from penstock.types import Claim, Target, Usage
 from soak.oracle import BUCKETS, Admitted, Broken, period_of
 from soak.world import WORKERS, OneClock, Way, World, holds
-from support.limiting import asked
+from support.limiting import asked, settled
 
 STEPS = 70
 KEYS = (("key_a", "prj"), ("key_b", "prj"), ("key_c", ""))
@@ -217,7 +217,7 @@ class History:
         admitted = running.admitted
         actual = admitted.due or admitted.claim
         if admitted.lease:
-            self.world.counters.settle([Settlement(admitted.lease, admitted.claim, actual)])
+            self.world.counters.settle([settled(admitted.lease, admitted.claim, actual)])
         self.oracle.settled(admitted, actual, self.clock.now)
         self._look(running)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from penstock.control.ledger.reading import segments
 from penstock.gateway.journal import Journal
 from penstock.journal import (
@@ -16,8 +18,10 @@ from penstock.journal import (
     START,
     Answered,
     Begun,
+    Context,
     Entry,
     Reserved,
+    Sent,
     entries,
     framed,
     segment_path,
@@ -57,6 +61,17 @@ def ended(id: str) -> Answered:
     return Answered(id, "stop", "reported", 10, 5, 0, 0, 0, 9.0, None, 8.0)
 
 
+def in_brief(begun: Begun, known: dict[tuple[str, ...], int]) -> tuple[Context | None, Sent]:
+    """A beginning in brief, and what it has in common with others, if that is not `known` yet."""
+    said = (begun.provider, begun.model, begun.route, begun.key_id, begun.project_id, begun.endpoint, begun.asked)
+    context = None
+    if said not in known:
+        known[said] = len(known) + 1
+        context = Context(known[said], *said)
+    taken = () if begun.reserved is None else msgspec.structs.astuple(begun.reserved)
+    return context, Sent(begun.id, known[said], begun.stream, begun.started_at, begun.prompt_bytes, *taken)
+
+
 class Writer:
     """Writes segments as a worker does."""
 
@@ -64,13 +79,24 @@ class Writer:
         self.prefix = str(directory / "0-1")
         self.number = 0
         self.at = SIZE
+        self._contexts: dict[tuple[str, ...], int] = {}
 
     def put(self, entry: Entry) -> None:
+        self._put(framed(entry))
+
+    def begin(self, begun: Begun) -> None:
+        """Put a beginning in brief, with its context where that is new in the segment."""
+        self._put(b"")
+        context, sent = in_brief(begun, self._contexts)
+        self._put((b"" if context is None else framed(context)) + framed(sent))
+
+    def _put(self, data: bytes) -> None:
         if self.at > SIZE - ENTRY_BYTES:
             self.number += 1
             self.at = START
+            self._contexts.clear()
             self._write(0, MAGIC.ljust(SIZE, b"\0"))
-        self.at = self._write(self.at, framed(entry))
+        self.at = self._write(self.at, data)
 
     def _write(self, at: int, data: bytes) -> int:
         path = Path(segment_path(self.prefix, self.number))
@@ -100,10 +126,14 @@ def a_journal(
 
 
 def written(prefix: str) -> list[Entry]:
-    """All entries of a journal, in order."""
+    """All entries of a journal, in order; beginnings at length."""
     found: list[Entry] = []
     for number in segments(prefix):
         segment = Path(segment_path(prefix, number)).read_bytes()
-        taken, _ = entries(segment, START, len(segment))
-        found += [entry for _, entry in taken]
+        contexts = {}
+        for entry in entries(segment, START, len(segment))[0]:
+            if isinstance(entry, Context):
+                contexts[entry.number] = entry
+            else:
+                found.append(entry.begun(contexts[entry.context]) if isinstance(entry, Sent) else entry)
     return found

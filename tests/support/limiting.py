@@ -17,7 +17,7 @@ from penstock.gateway.admission import Admission, Hold
 from penstock.limits import Limit
 from penstock.stores.base import History, Slices
 from penstock.stores.slices import MemorySlices
-from penstock.types import Principal, Target
+from penstock.types import Claim, Principal, Settlement, Target
 from penstock.wire.chat import ChatRequest, decode_chat
 
 KEY = Principal("key_1", "one", limited=True)
@@ -159,3 +159,9 @@ def asked(**members: Any) -> ChatRequest:
     """A request for a chat completion, of so many tokens as `members` make it."""
     body = {"model": "gpt-5.4", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 10, **members}
     return decode_chat(msgspec.json.encode({name: value for name, value in body.items() if value is not None}))
+
+
+def settled(lease: str, reserved: Claim, actual: Claim) -> Settlement:
+    """What became of a reservation."""
+    assert reserved.requests == actual.requests
+    return Settlement(lease, reserved.requests, reserved.tokens, reserved.nanos, actual.tokens, actual.nanos)

@@ -213,7 +213,7 @@ class Parent:
         edge = self._listen(server.listen, "--listen")
         self._listen(server.admin_listen, "--admin-listen")
         self._engines.follow(_specs(self._config))
-        self._ledger = ledger = _drain(directory, self._prices.cost, self._settle)
+        self._ledger = ledger = _drain(directory, self._prices.tariff, self._settle)
         descriptors, board = edge.descriptors, self._board.descriptor
         start = link.Start(0, self._config, descriptors, self._engines.addresses, board_fd=board)
         handlers = workers.Handlers(

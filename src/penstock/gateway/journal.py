@@ -21,6 +21,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import TypeAlias
 
 from penstock.gateway.exchange import Exchange
 from penstock.journal import (
@@ -30,10 +31,11 @@ from penstock.journal import (
     START,
     Answered,
     Begun,
+    Context,
     Done,
     Ended,
-    Entry,
     Reserved,
+    Sent,
     Spent,
     Tried,
     framed,
@@ -46,8 +48,13 @@ from penstock.types import Record, Target, milliseconds
 from penstock.wire.chat import ChatRequest
 
 FLUSH_SECONDS = 1.0
+MOST_CONTEXTS = 4096  # of one segment
 
 _NEEDED = 2 * ENTRY_BYTES  # for the beginning of an attempt and the end of the request
+
+
+_Said: TypeAlias = tuple[str, str, str, str, str, str, str]
+"""A context without its number."""
 
 
 class _Segment:
@@ -94,6 +101,7 @@ class Journal:
         self._at = self._end + 1  # where the next entry begins
         self._ahead: deque[_Segment] = deque()  # the thread appends, the loop takes
         self._full: deque[_Segment] = deque()  # the loop appends, the thread takes
+        self._contexts: dict[_Said, int] = {}  # of the segment that is written, with their numbers
         self._made = 0  # segments; this and what follows is the thread's own
         self._paths: list[str] = []  # those that the parent had not deleted when the thread last looked
         self._stuck = False
@@ -130,29 +138,49 @@ class Journal:
         exchange.begun = True
         self._kept -= ENTRY_BYTES
         exchange.room -= ENTRY_BYTES
-        # By position, in the order of the declaration: names would cost as much as the rest.
-        self._put(
-            Begun(
-                exchange.request_id,
-                len(exchange.attempts),
-                target.provider,
-                target.model,
-                target.route,
-                principal.key_id,
-                principal.project_id,
-                exchange.endpoint,
-                asked.model,
-                asked.stream,
-                exchange.started_at,
-                len(asked.body),
-                None
-                if hold is None
-                else Reserved(hold.lease, hold.claim.requests, hold.claim.tokens, hold.claim.nanos),
-                exchange.tags,
-                asked.user,
-                asked.safety_identifier if isinstance(asked, ChatRequest) else None,
-            )
+        if self._at > self._end:
+            self._turn()  # now: what is in common is told in each segment
+        said = (
+            target.provider,
+            target.model,
+            target.route,
+            principal.key_id,
+            principal.project_id,
+            exchange.endpoint,
+            asked.model,
         )
+        safety_identifier = asked.safety_identifier if isinstance(asked, ChatRequest) else None
+        told, context = b"", 0
+        if not (exchange.attempts or exchange.tags or asked.user or safety_identifier):
+            context = self._contexts.get(said, 0)
+            if not context:
+                context, told = self._introduce(said)
+        # By position, in the order of the declaration: names would cost as much as the rest.
+        id_, stream, started_at, size = exchange.request_id, asked.stream, exchange.started_at, len(asked.body)
+        if not context:
+            reserved = None
+            if hold is not None:
+                reserved = Reserved(hold.lease, hold.claim.requests, hold.claim.tokens, hold.claim.nanos)
+            more = stream, started_at, size, reserved, exchange.tags, asked.user, safety_identifier
+            self._put(framed(Begun(id_, len(exchange.attempts), *said, *more)))
+        elif hold is None:
+            self._put(told + framed(Sent(id_, context, stream, started_at, size)))
+        else:
+            claim = hold.claim
+            lease, requests, tokens, nanos = hold.lease, claim.requests, claim.tokens, claim.nanos
+            self._put(told + framed(Sent(id_, context, stream, started_at, size, lease, requests, tokens, nanos)))
+
+    def _introduce(self, said: _Said) -> tuple[int, bytes]:
+        """A number for what beginnings have in common, and what is to be written before the first; 0 for what should
+        not have one: it is long, or there are many."""
+        number = len(self._contexts) + 1
+        if number > MOST_CONTEXTS:
+            return 0, b""
+        entry = framed(Context(number, *said))
+        if len(entry) > ENTRY_BYTES // 2:  # the rest is for the beginning itself
+            return 0, b""
+        self._contexts[said] = number
+        return number, entry
 
     def ended(self, exchange: Exchange) -> None:
         """The attempts so far led nowhere, and another may follow; left to `done` where there is too little room."""
@@ -160,34 +188,34 @@ class Journal:
         room = self._end - self._at + len(self._ahead) * self._each
         if not exchange.begun or first == len(attempts) or room < self._kept + ENTRY_BYTES:
             return
-        self._put(Ended(exchange.request_id, first, tuple([Tried.of(one) for one in attempts[first:]])))
+        self._put(framed(Ended(exchange.request_id, first, tuple([Tried.of(one) for one in attempts[first:]]))))
         exchange.journaled = len(attempts)
 
     def done(self, exchange: Exchange, record: Record, heard: int) -> None:
         """The request has ended. `heard`: completion tokens that came, by a guess, where none were reported."""
         if exchange.begun:
             lasting = len(record.attempts) != 1 or record.skipped or record.rescue or exchange.lined
-            self._put(
-                _full(exchange, record, heard) if lasting or record.ended != "ok" else _short(exchange, record, heard)
-            )
+            end = _full if lasting or record.ended != "ok" else _short
+            self._put(framed(end(exchange, record, heard)))
         self._kept -= exchange.room
         exchange.room = 0
 
-    def _put(self, entry: Entry) -> None:
-        data = framed(entry)
+    def _put(self, data: bytes) -> None:
+        """Write what is framed, at most ENTRY_BYTES."""
+        if self._at > self._end:
+            self._turn()
         at = self._at
-        if at > self._end:
-            at = self._turn()
         self._at = end = at + len(data)
         self._map[at:end] = data
 
-    def _turn(self) -> int:
-        """Go on in the next segment; where its first entry begins."""
+    def _turn(self) -> None:
+        """Go on in the next segment."""
         if self._segment is not None:
             self._full.append(self._segment)
         self._segment = self._ahead.popleft()
         self._map = self._segment.map
-        return START
+        self._at = START
+        self._contexts.clear()
 
     # -- the thread's
 

@@ -150,11 +150,12 @@ class Briefs:
         if not self._rows:
             return {}
         width, flat = self.WIDTH, self.flat
-        times = [int(at) // SIX_MINUTES for at in flat[2::width]]
+        times, series = flat[2::width], flat[1::width]
         columns = [flat[place::width] for place in (5, 6, 7, 8, 13, 9)]
-        places = list(zip(times, flat[1::width], strict=True))
-        if places.count(places[0]) == len(places):
-            return {places[0]: _totals(*columns)}
+        first = int(min(times)) // SIX_MINUTES
+        if series.count(series[0]) == len(series) and int(max(times)) // SIX_MINUTES == first:
+            return {(first, series[0]): _totals(*columns)}
+        places = [(int(at) // SIX_MINUTES, number) for at, number in zip(times, series, strict=True)]
         grouped: dict[tuple[int, int], list[Values]] = {}
         for place, values in zip(places, zip(*columns, strict=True), strict=True):
             if place in grouped:

@@ -1,6 +1,6 @@
 """Stores rows of the ledger in SQLite: a connection of its own in a thread of its own, one transaction for each batch.
 
-How it works: rows are bound by the driver itself, twenty to a statement, brief ones by one list for both tables, with
+How it works: rows are bound by the driver itself, forty to a statement, brief ones by one list for both tables, with
 `synchronous` at NORMAL: what was stored survives the end of any process at once, and a loss of power from the next
 `sync` on.
 In the common case every row is new, which the count of inserted rows says; else the transaction is rolled back, what
@@ -15,10 +15,11 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -40,7 +41,7 @@ from penstock.stores.batch import (
 from penstock.stores.database import BUSY
 from penstock.stores.sqlite import SqliteDatabase
 
-TOGETHER = 20  # rows in one statement
+TOGETHER = (40, 5, 1)  # rows in one statement
 CHECKPOINT = 4000  # pages of log: a page that is written again and again until then is copied once
 
 
@@ -94,9 +95,9 @@ class SqliteWriter:
             whole = batch(rows, self._numbers)
             brief, new = Briefs((), self._numbers), whole.without(_present(connection, whole.ids()))
             _insert(connection, brief, new)
-        _BRIEF_ATTEMPTS.insert(connection, brief)
-        _ATTEMPTS.insert(connection, new.attempts)
-        _SUMS.insert(connection, new.sums(brief.groups()))
+        _BRIEF_ATTEMPTS.insert(connection, brief.flat)
+        _ATTEMPTS.insert(connection, _flat(new.attempts))
+        _SUMS.insert(connection, _flat(new.sums(brief.groups())))
         connection.executemany(_MARK, [(mark.journal, mark.position) for mark in marks])
         connection.execute("COMMIT")
 
@@ -119,56 +120,36 @@ class SqliteWriter:
 
 
 class _Insert:
-    """Inserts rows of one table; what is there already stays, or becomes what `conflict` says."""
+    """Inserts rows of one table, whose columns `values` names, each with what it has of a row's values: a constant, or
+    `{N}` for the Nth, from 0 on. What is there already stays, or becomes what `conflict` says."""
 
-    def __init__(self, table: str, columns: Sequence[str], conflict: str = "NOTHING") -> None:
-        self._conflict = f" ON CONFLICT DO {conflict}"
-        row = ", ".join(f"nullif(?, {NOTHING})" if name in UNKNOWN else "?" for name in columns)
-        self._text = f"INSERT INTO {table} ({', '.join(columns)}) VALUES "
-        self._row = f"({row})"
+    def __init__(self, table: str, values: Mapping[str, str], width: int, conflict: str = "NOTHING") -> None:
+        self._width = width
+        head = f"INSERT INTO {table} ({', '.join(values)}) VALUES "
+        row = f"({', '.join(values.values())})"
+        self._texts = {}
+        for count in TOGETHER:
+            places = [[f"?{width * each + place + 1}" for place in range(width)] for each in range(count)]
+            rows = ", ".join(row.format(*each) for each in places)
+            self._texts[count] = f"{head}{rows} ON CONFLICT DO {conflict}"
 
-    def insert(self, connection: sqlite3.Connection, rows: list[Values]) -> int:
-        """How many were inserted."""
-        whole = len(rows) // TOGETHER * TOGETHER
-        inserted = 0
-        if whole:
-            chunks = (list(chain.from_iterable(rows[i : i + TOGETHER])) for i in range(0, whole, TOGETHER))
-            inserted = connection.executemany(self._of(TOGETHER), chunks).rowcount
-        if whole < len(rows):
-            inserted += connection.executemany(self._of(1), rows[whole:]).rowcount
+    def insert(self, connection: sqlite3.Connection, flat: list[Any]) -> int:
+        """How many were inserted. `flat`: the values of all rows, one after the other."""
+        at = inserted = 0
+        for count, text in self._texts.items():
+            each = count * self._width
+            end = len(flat) - (len(flat) - at) % each
+            if at < end:
+                chunks = (flat[place : place + each] for place in range(at, end, each))
+                inserted += connection.executemany(text, chunks).rowcount
+                at = end
         return inserted
-
-    def _of(self, count: int) -> str:
-        return self._text + ", ".join([self._row] * count) + self._conflict
-
-
-class _InsertBriefs:
-    """Inserts brief rows into one table, whose columns `values` names, each with what it has of a row: a constant, or
-    `columnN`, the Nth of a row's values."""
-
-    def __init__(self, table: str, **values: str) -> None:
-        self._head = f"INSERT INTO {table} ({', '.join(values)}) SELECT {', '.join(values.values())} FROM (VALUES "
-
-    def insert(self, connection: sqlite3.Connection, brief: Briefs) -> int:
-        """How many were inserted."""
-        flat, each = brief.flat, TOGETHER * Briefs.WIDTH
-        whole = len(flat) // each * each
-        inserted = 0
-        if whole:
-            chunks = (flat[place : place + each] for place in range(0, whole, each))
-            inserted = connection.executemany(self._of(TOGETHER), chunks).rowcount
-        if whole < len(flat):
-            inserted += connection.execute(self._of((len(flat) - whole) // Briefs.WIDTH), flat[whole:]).rowcount
-        return inserted
-
-    def _of(self, count: int) -> str:
-        return f"{self._head}{', '.join([_BRIEF] * count)}) WHERE true ON CONFLICT DO NOTHING"
 
 
 def _insert(connection: sqlite3.Connection, brief: Briefs, new: Batch) -> int:
     """How many requests were inserted."""
-    inserted = _PLAIN.insert(connection, new.plain) + _REQUESTS.insert(connection, new.detailed)
-    return inserted + _BRIEF_REQUESTS.insert(connection, brief)
+    inserted = _PLAIN.insert(connection, _flat(new.plain)) + _REQUESTS.insert(connection, _flat(new.detailed))
+    return inserted + _BRIEF_REQUESTS.insert(connection, brief.flat)
 
 
 def _sync(path: Path) -> None:
@@ -196,43 +177,64 @@ def _marks_of(count: int) -> str:
     return ", ".join("?" * count)
 
 
-_PLAIN = _Insert("ledger_requests", PLAIN)
-_REQUESTS = _Insert("ledger_requests", REQUEST)
-_ATTEMPTS = _Insert("ledger_attempts", ATTEMPT)
-_BRIEF = f"({_marks_of(Briefs.WIDTH)})"
+def _flat(rows: Iterable[Values]) -> list[Any]:
+    return list(chain.from_iterable(rows))
+
+
+def _known(value: str) -> str:
+    """A value, or NULL where it is NOTHING."""
+    return f"nullif({value}, {NOTHING})"
+
+
+def _columns(table: str, columns: Sequence[str], conflict: str = "NOTHING") -> _Insert:
+    """Inserts rows that have a value for each of these columns."""
+    places = [f"{{{place}}}" for place in range(len(columns))]
+    values = {name: _known(it) if name in UNKNOWN else it for name, it in zip(columns, places, strict=True)}
+    return _Insert(table, values, len(columns), conflict)
+
+
+_PLAIN = _columns("ledger_requests", PLAIN)
+_REQUESTS = _columns("ledger_requests", REQUEST)
+_ATTEMPTS = _columns("ledger_attempts", ATTEMPT)
 _COST = {
-    "prompt_tokens": "column6",
-    "cached_tokens": "column7",
-    "completion_tokens": "column8",
-    "reasoning_tokens": "column9",
-    "sources": "column10",
-    "cost_nanos": f"nullif(column14, {NOTHING})",
+    "prompt_tokens": "{5}",
+    "cached_tokens": "{6}",
+    "completion_tokens": "{7}",
+    "reasoning_tokens": "{8}",
+    "sources": "{9}",
+    "cost_nanos": _known("{13}"),
 }
-_BRIEF_REQUESTS = _InsertBriefs(
+_BRIEF_REQUESTS = _Insert(
     "ledger_requests",
-    id="column1",
-    series="column2",
-    started_at="column3",
-    stream="column4",
-    status="200",
-    ended="'ok'",
-    finish="column5",
-    first_event_ms=f"nullif(column11, {NOTHING})",
-    duration_ms=f"nullif(column12, {NOTHING})",
-    **_COST,
+    {
+        "id": "{0}",
+        "series": "{1}",
+        "started_at": "{2}",
+        "stream": "{3}",
+        "status": "200",
+        "ended": "'ok'",
+        "finish": "{4}",
+        "first_event_ms": _known("{10}"),
+        "duration_ms": "{11}",
+        **_COST,
+    },
+    Briefs.WIDTH,
 )
-_BRIEF_ATTEMPTS = _InsertBriefs(
+_BRIEF_ATTEMPTS = _Insert(
     "ledger_attempts",
-    request_id="column1",
-    number="1",
-    series="column2",
-    status="200",
-    outcome="'ok'",
-    duration_ms=f"nullif(column13, {NOTHING})",
-    wait_ms="0.0",
-    **_COST,
+    {
+        "request_id": "{0}",
+        "number": "1",
+        "series": "{1}",
+        "status": "200",
+        "outcome": "'ok'",
+        "duration_ms": "{12}",
+        "wait_ms": "0.0",
+        **_COST,
+    },
+    Briefs.WIDTH,
 )
-_SUMS = _Insert(
+_SUMS = _columns(
     "ledger_sums",
     ("span", "start", "series", *SUMS),
     "UPDATE SET " + ", ".join(f"{name} = {name} + excluded.{name}" for name in SUMS),

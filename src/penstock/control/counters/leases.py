@@ -56,55 +56,54 @@ class Held:
     def settle(self, spent: Spent) -> list[Change]:
         """What requests came to that had reserved something of it; slots go their own way."""
         changes = []
+        within, beyond = spent.within(), spent.beyond
         for bound, place in zip(self.bounds, self.places, strict=True):
             unit = UNIT[bound.unit]
             if unit == SLOTS:
                 continue
-            left, over = spent.within[unit], spent.beyond[unit]
+            left, over = within[unit], beyond[unit]
             if place is None:
                 left, over = (0, 0), (0, left[1] + over[1])
             changes += [Change(bound, place, *one) for one in (left, over) if one[0] != one[1]]
         for unit in self.out:
             if unit != SLOTS:
-                self.out[unit] -= spent.within[unit][0] + spent.beyond[unit][0]
+                self.out[unit] -= within[unit][0] + beyond[unit][0]
         return changes
 
 
 class Spent:
-    """What requests of one lease came to: by unit, what was reserved and what was used, of those that used no more than
-    that and of those that used more. What goes back and what is taken must not be set off against each other: it goes
-    back to where it was taken from, and is taken of what is now."""
+    """What requests of one lease came to: what was reserved and what was used, of those that used no more than that,
+    and, by unit, of those that used more. What goes back and what is taken must not be set off against each other: it
+    goes back to where it was taken from, and is taken of what is now."""
 
-    __slots__ = ("beyond", "within")
+    __slots__ = ("beyond", "nanos", "requests", "tokens", "used_nanos", "used_tokens")
 
     def __init__(self) -> None:
-        self.within = [(0, 0)] * SLOTS
+        self.requests = self.tokens = self.nanos = self.used_tokens = self.used_nanos = 0  # of those within
         self.beyond = [(0, 0)] * SLOTS
 
-    def add(self, reserved: Claim, actual: Claim) -> None:
+    def add(self, one: Settlement) -> None:
         """One more request."""
-        tokens, nanos, used_tokens, used_nanos = reserved.tokens, reserved.nanos, actual.tokens, actual.nanos
-        if used_tokens > tokens or used_nanos > nanos or actual.requests > reserved.requests:
-            self._add_beyond(reserved, actual)
-            return
-        within = self.within
-        taken, used = within[0]
-        within[0] = taken + reserved.requests, used + actual.requests
-        taken, used = within[1]
-        within[1] = taken + tokens, used + used_tokens
-        if nanos:
-            taken, used = within[2]
-            within[2] = taken + nanos, used + used_nanos
+        tokens, nanos, used_tokens, used_nanos = one.tokens, one.nanos, one.used_tokens, one.used_nanos
+        self.requests += one.requests
+        if used_tokens > tokens:
+            self._add_beyond(1, tokens, used_tokens)
+        else:
+            self.tokens += tokens
+            self.used_tokens += used_tokens
+        if used_nanos > nanos:
+            self._add_beyond(2, nanos, used_nanos)
+        else:
+            self.nanos += nanos
+            self.used_nanos += used_nanos
 
-    def _add_beyond(self, reserved: Claim, actual: Claim) -> None:
-        for unit, taken, used in (
-            (0, reserved.requests, actual.requests),
-            (1, reserved.tokens, actual.tokens),
-            (2, reserved.nanos, actual.nanos),
-        ):
-            sums = self.within if used <= taken else self.beyond
-            before = sums[unit]
-            sums[unit] = before[0] + taken, before[1] + used
+    def within(self) -> Sequence[tuple[int, int]]:
+        """By unit, what was reserved and used of it by those that used no more than that."""
+        return (self.requests, self.requests), (self.tokens, self.used_tokens), (self.nanos, self.used_nanos)
+
+    def _add_beyond(self, unit: int, taken: int, used: int) -> None:
+        before = self.beyond[unit]
+        self.beyond[unit] = before[0] + taken, before[1] + used
 
 
 class Leases:
@@ -156,7 +155,7 @@ class Leases:
             sum_ = spent.get(settlement.lease)
             if sum_ is None:
                 sum_ = spent[settlement.lease] = Spent()
-            sum_.add(settlement.reserved, settlement.actual)
+            sum_.add(settlement)
         changes = []
         for lease, sum_ in spent.items():
             held = self._leases.get(lease)

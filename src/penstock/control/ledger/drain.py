@@ -31,11 +31,13 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
+
+import msgspec
 
 from penstock.control.ledger.reading import Reading, journals, remove, retire, segments
-from penstock.control.ledger.rows import Price, account, begun_of, brief
-from penstock.journal import LAST, LOCK, SEGMENT_BYTES, Answered, Begun, End, Entry, Reserved
+from penstock.control.ledger.rows import Opened, Price, account, accounts, at_length
+from penstock.journal import LAST, LOCK, SEGMENT_BYTES, Entry
 from penstock.link import SeriesValue
 from penstock.stores.base import LedgerRow, LedgerWriter, Mark, RequestRow, StoreUnavailable
 from penstock.stores.base.ledger import Series
@@ -58,11 +60,15 @@ _log = logging.getLogger("penstock.ledger")
 Settle = Callable[[Sequence[Settlement]], object]
 
 
-_Origin: TypeAlias = "list[Entry] | tuple[int, Reserved | None]"
-"""The entries that came before a request's last; or what the row does not tell of them: see `begun_of`."""
+class _Waiting(msgspec.Struct, frozen=True, gc=False):
+    """Rows of one slice that are not stored yet: the segment in which the first of them ended; the position up to which
+    they are all, or LAST; what they were made of; and since when they wait."""
 
-_Waiting: TypeAlias = tuple[int, LedgerRow, _Origin, float]
-"""A row that is not stored yet: its position; itself; what it would be made of again; since when."""
+    segment: int
+    position: int
+    rows: Sequence[LedgerRow]
+    origins: Sequence[Opened]
+    since: float
 
 
 class _Journal:
@@ -80,7 +86,7 @@ class _Journal:
         self.behind = False  # some of its rows are to be read again
         self.lost = False  # what was never ended is accounted for
         self.settled: Callable[[], None] | None = None  # to be called when all that it says is settled
-        self.last: list[tuple[RequestRow, list[Entry]]] = []  # that, until it waits
+        self.last: list[tuple[RequestRow, Opened]] = []  # that, until it waits
         self.waiting: deque[_Waiting] = deque()
         self.kept = 1  # its first segment that is not deleted
         self.retiring = False  # segments are being deleted
@@ -91,14 +97,8 @@ class _Journal:
 
     def unstored(self) -> list[Entry]:
         """What must be carried over when segments are deleted."""
-        unstored = list(itertools.chain.from_iterable(self.reading.opened.values()))
-        for _, row, origin, _ in self.waiting:
-            if isinstance(origin, list):
-                unstored += origin
-            else:
-                assert not isinstance(row, RequestRow)
-                unstored.append(begun_of(row, *origin))
-        return unstored
+        waiting = itertools.chain.from_iterable(some.origins for some in self.waiting)
+        return list(itertools.chain.from_iterable(map(at_length, (*self.reading.opened.values(), *waiting))))
 
     def close(self) -> None:
         self.reading.close()
@@ -197,7 +197,7 @@ class Drain:
 
     def series(self) -> Sequence[SeriesValue]:
         """What there is to be seen."""
-        since = [journal.waiting[0][3] for journal in self._journals if journal.waiting]
+        since = [journal.waiting[0].since for journal in self._journals if journal.waiting]
         size = sum(len(segments(journal.prefix)) for journal in self._journals) * SEGMENT_BYTES
         return (
             *(SeriesValue("penstock_ledger_rows_total", (state,), count) for state, count in self._rows.items()),
@@ -269,30 +269,28 @@ class Drain:
         """Read a slice of one journal; whether there is more to be read of it at once."""
         reading, more = journal.reading, False
         if journal.settles or self._waiting < WAITING:
-            now = self._clock()
-            for position, opened, done in reading.read(SLICE, journal.ended):
-                row, origin, settlement = self._account(opened, done)
-                if settlement is not None and journal.settles:
-                    settlements.append(settlement)
-                if position > journal.queued and not journal.behind:
-                    if self._waiting < WAITING or not journal.settles:
-                        self._put(journal, (position, row, origin, now))
-                    else:
-                        journal.behind = True
+            some, settled = self._take(journal, reading)
             more = reading.cut
+            if journal.settles:
+                settlements += settled
+            if some is not None and not journal.behind:
+                if self._waiting < WAITING or not journal.settles:
+                    self._put(journal, some)
+                else:
+                    journal.behind = True
         if journal.behind and self._ok and not journal.retiring and self._waiting < WAITING:
             self._reread(journal)
             more = more or journal.behind
         if reading.over and not journal.lost:
             journal.lost = True
             for opened in reading.opened.values() if journal.queued < LAST else ():
-                row, settlement = account(opened, None, self._price)
+                row, settlement = account(at_length(opened), None, self._price)
                 journal.last.append((row, opened))
                 if settlement is not None and journal.settles:
                     settlements.append(settlement)
         if journal.last and not journal.behind:
-            for row, opened in journal.last:
-                self._put(journal, (LAST, row, opened, self._clock()))
+            rows, origins = zip(*journal.last, strict=True)
+            self._put(journal, _Waiting(LAST >> 32, LAST, rows, origins, self._clock()))
             journal.last = []
         return more
 
@@ -302,34 +300,32 @@ class Drain:
         rereading = journal.rereading
         if rereading is None:
             rereading = journal.rereading = Reading(journal.prefix)
-        now = self._clock()
-        for position, opened, done in rereading.read(SLICE, journal.ended, until):
-            if position > journal.queued:
-                row, origin, _ = self._account(opened, done)
-                self._put(journal, (position, row, origin, now))
-        if rereading.position == until:
+        some, _ = self._take(journal, rereading, until)
+        if some is not None:
+            self._put(journal, some)
+        if rereading.position >= until:
             rereading.close()
             journal.rereading = None
             journal.behind = False
 
-    def _account(self, opened: list[Entry], done: End) -> tuple[LedgerRow, _Origin, Settlement | None]:
-        begun = opened[0]
-        if type(done) is Answered and type(begun) is Begun and len(opened) == 1:
-            if len(self._series) > MOST_SERIES:
-                self._series.clear()
-            found = brief(begun, done, self._price, self._series)
-            if found is not None:
-                short, settlement = found
-                _, _, _, asked, _, _, model, _ = short[1]
-                as_said = asked == begun.asked and model == begun.model  # a row has no NUL
-                return short, (begun.prompt_bytes, begun.reserved) if as_said else opened, settlement
-        row, settlement = account(opened, done, self._price)
-        return row, opened, settlement
+    def _take(self, journal: _Journal, reading: Reading, until: int = LAST) -> tuple[_Waiting | None, list[Settlement]]:
+        """What ended within the next slice, but for what is stored, or waits, already."""
+        if reading.position < journal.queued:
+            reading.read(SLICE, journal.ended, min(until, journal.queued))
+            return None, []
+        closed = reading.read(SLICE, journal.ended, until)
+        if not closed:
+            return None, []
+        if len(self._series) > MOST_SERIES:
+            self._series.clear()
+        rows, settlements = accounts(closed, self._price, self._series)
+        origins = [opened for opened, _ in closed]
+        return _Waiting(reading.first, reading.position, rows, origins, self._clock()), settlements
 
-    def _put(self, journal: _Journal, waiting: _Waiting) -> None:
-        journal.waiting.append(waiting)
-        journal.queued = waiting[0]
-        self._waiting += 1
+    def _put(self, journal: _Journal, some: _Waiting) -> None:
+        journal.waiting.append(some)
+        journal.queued = some.position
+        self._waiting += len(some.rows)
         self._more.set()
 
     # -- storing
@@ -342,26 +338,30 @@ class Drain:
             if self._waiting < BATCH and not self._closing:
                 await asyncio.sleep(GATHER_SECONDS)
             batch = self._batch()
-            rows = [row for _, some in batch for _, row, _, _ in some]
-            marks = [Mark(journal.name, some[-1][0]) for journal, some in batch]
+            rows = list(itertools.chain.from_iterable(each.rows for _, some in batch for each in some))
+            marks = [Mark(journal.name, some[-1].position) for journal, some in batch]
             await self._asked(functools.partial(store.store, rows, marks))
             for journal, some in batch:
                 for _ in some:
                     journal.waiting.popleft()
             self._waiting -= len(rows)
-            partial = sum(isinstance(row, RequestRow) and row.state == "partial" for row in rows)
+            partial = sum(row.state == "partial" for row in rows if not isinstance(row, tuple))
             self._rows["partial"] += partial
             self._rows["complete"] += len(rows) - partial
 
     def _batch(self) -> list[tuple[_Journal, list[_Waiting]]]:
-        """What is stored next: of each journal its first rows; those that have one position, a mark's, together."""
+        """What is stored next: of each journal its first slices, whole."""
         journals = [journal for journal in self._journals if journal.waiting]
         share = max(1, BATCH // max(1, len(journals)))
         batch = []
         for journal in journals:
-            some = list(itertools.islice(journal.waiting, share))
-            if some[-1][0] == LAST:
-                some = list(journal.waiting)
+            some: list[_Waiting] = []
+            left = share
+            for each in journal.waiting:
+                left -= len(each.rows)
+                if some and left < 0:
+                    break
+                some.append(each)
             batch.append((journal, some))
         return batch
 
@@ -399,7 +399,7 @@ class Drain:
                     continue
                 before = journal.reading.number
                 if journal.waiting:
-                    before = min(before, journal.waiting[0][0] >> 32)
+                    before = min(before, journal.waiting[0].segment)
                 if before > journal.kept and not journal.behind:
                     journal.retiring = True
                     unstored = journal.unstored()  # before anything else is stored, which the disk may not have yet

@@ -16,18 +16,21 @@ import os
 import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
+from penstock.control.ledger.rows import Closed, Common, Opened, at_length
 from penstock.journal import (
     ENTRY_BYTES,
+    LAST,
     MAGIC,
     START,
     SUFFIX,
     Answered,
     Begun,
+    Context,
     Done,
-    End,
+    Ended,
     Entry,
+    Sent,
     entries,
     framed,
     is_segment,
@@ -40,10 +43,6 @@ CARRIED = ".open"
 _log = logging.getLogger("penstock.ledger")
 
 
-Closed: TypeAlias = tuple[int, list[Entry], End]
-"""A request that has ended: the position after its last entry; what came before that; that entry."""
-
-
 class Reading:
     """One reader of a journal, from its beginning on. `prefix`: how the names of its segments begin."""
 
@@ -52,18 +51,19 @@ class Reading:
         self._map: mmap.mmap | None = None
         self.number = 0  # of the segment that is read
         self._offset = 0
-        self.opened: dict[str, list[Entry]] = {}  # requests that have not ended, by id
+        self.opened: dict[str, Opened] = {}  # requests that have not ended, by id
+        self._contexts: dict[int, Common] = {}  # of the segment that is read
+        self.first = 0  # the segment in which the first ended of those that were found last
         self.cut = False  # there was more than the last `read` was to read
         self.over = False
-        for entry in carried(prefix):
-            self._open(entry)
+        self._find(carried(prefix), [])
 
     @property
     def position(self) -> int:
         return self.number << 32 | self._offset
 
-    def read(self, most: int, ended: bool, until: int | None = None) -> list[Closed]:
-        """Requests that have ended, by at most so many further entries, and none beyond `until`.
+    def read(self, most: int, ended: bool, until: int = LAST) -> list[Closed]:
+        """Requests that have ended, by at most so many further entries, and none beyond the position `until`.
 
         `ended`: nobody writes any more; once all is read, `over` says so.
         """
@@ -72,47 +72,57 @@ class Reading:
             if self._map is None and not self._turn(ended):
                 break
             assert self._map is not None
-            taken, offset = entries(self._map, self._offset, most)
-            segment, open_ = self.number << 32, self.opened
-            for end, entry in taken:
-                if until is not None and segment | end > until:
-                    return found
-                if type(entry) is Begun:
-                    if entry.id not in open_:
-                        open_[entry.id] = [entry]
-                    else:
-                        self._open(entry)
-                elif type(entry) is Answered or type(entry) is Done:
-                    opened = open_.pop(entry.id, None)
-                    if opened is not None:
-                        found.append((segment | end, opened, entry))
-                else:
-                    self._open(entry)
-                if until is not None:
-                    self._offset = end
+            limit = until - (self.number << 32)
+            taken, self._offset = entries(self._map, self._offset, most, limit)
+            if not found:
+                self.first = self.number
+            self._find(taken, found)
             most -= len(taken)
-            self._offset = offset
-            if not taken and not (self._is_full(offset, ended) and self._turn(ended)):
+            if self._offset >= limit or not (taken or (self._is_full(ended) and self._turn(ended))):
                 break
         self.cut = most <= 0
         return found
+
+    def _find(self, taken: Iterable[Entry], found: list[Closed]) -> None:
+        open_, contexts = self.opened, self._contexts
+        for entry in taken:
+            if type(entry) is Sent:
+                common = contexts.get(entry.context)
+                if common is None:
+                    continue  # of another version, like what it names
+                if entry.id not in open_:
+                    open_[entry.id] = (entry, common)
+                else:
+                    self._open(entry.begun(common.context))
+            elif type(entry) is Answered or type(entry) is Done:
+                opened = open_.pop(entry.id, None)
+                if opened is not None:
+                    found.append((opened, entry))
+            elif isinstance(entry, Context):
+                contexts[entry.number] = Common(entry)
+            elif isinstance(entry, Begun | Ended):
+                self._open(entry)
 
     def close(self) -> None:
         if self._map is not None:
             self._map.close()
             self._map = None
 
-    def _open(self, entry: Entry) -> None:
+    def _open(self, entry: Begun | Ended) -> None:
+        """Note what came of a request before its end; once, whatever was carried over."""
         opened = self.opened.get(entry.id)
         if opened is None:
             if isinstance(entry, Begun):
                 self.opened[entry.id] = [entry]
-        elif entry not in opened:
-            opened.append(entry)
+            return
+        entries = self.opened[entry.id] = at_length(opened)
+        if entry not in entries:
+            entries.append(entry)
 
-    def _is_full(self, offset: int, ended: bool) -> bool:
+    def _is_full(self, ended: bool) -> bool:
         """Whether nothing follows in this segment."""
         assert self._map is not None
+        offset = self._offset
         if offset + ENTRY_BYTES > len(self._map):
             return True
         broken = torn(self._map, offset)
@@ -140,6 +150,7 @@ class Reading:
             return False
         self.close()
         self.number, self._offset = following[0], START
+        self._contexts = {}
         path = segment_path(self._prefix, self.number)
         with open(path, "rb") as file:
             if is_segment(file.read(START)):
@@ -170,7 +181,7 @@ def carried(prefix: str) -> Sequence[Entry]:
     except FileNotFoundError:
         return ()
     found, _ = entries(data, START, len(data))
-    return [entry for _, entry in found]
+    return found
 
 
 def retire(prefix: str, open_: Iterable[Entry], before: int) -> None:

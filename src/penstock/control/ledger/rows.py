@@ -12,22 +12,40 @@ The provider's own figures are taken where there are any. Else the policy is, fo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
 from penstock.errors import FailureKind
-from penstock.journal import Answered, Begun, Done, End, Ended, Entry, Reserved, Spent, Tried
-from penstock.stores.base import AttemptRow, Brief, RequestRow
-from penstock.stores.base.ledger import MOST_NANOS, MOST_TOKENS, NOTHING, SOURCES, Series, TokenSource
-from penstock.types import Claim, Settlement, Usage
+from penstock.journal import Answered, Begun, Context, Done, End, Ended, Entry, Reserved, Sent, Spent, Tried
+from penstock.stores.base import AttemptRow, Brief, LedgerRow, RequestRow
+from penstock.stores.base.ledger import MOST_TOKENS, NOTHING, SOURCES, Series, TokenSource
+from penstock.types import Settlement
 from penstock.wire.estimate import BYTES_PER_TOKEN
 
 LOST = "lost"
 UNKNOWN = "unknown"
 
-Price = Callable[[str, str, Usage, float], tuple[int | None, str]]
-"""Of a provider, its model, the tokens and a moment (Unix seconds): nano-dollars, None if unknown, by which prices."""
+
+class Tariff(Protocol):
+    """What tokens cost from `since` until `until` (Unix seconds), by the prices that `version` names."""
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def since(self) -> float: ...
+
+    @property
+    def until(self) -> float: ...
+
+    def cost(self, prompt: int, completion: int, cached: int = 0, reasoning: int = 0) -> int | None:
+        """Nano-dollars for the tokens of one request; None where a price of any of them is not known."""
+        ...
+
+
+Price = Callable[[str, str, float], Tariff]
+"""Of a provider and its model, at a moment (Unix seconds): what tokens cost."""
 
 _STALE = FailureKind.STALE.value
 _CANCELLED = "cancelled"
@@ -49,6 +67,12 @@ _FREE = _Cost(0, 0, 0, 0, "estimated", "estimated", 0, "")
 _REPORTED, _ESTIMATED, _PARTIAL = (
     SOURCES["complete", source, source] for source in ("reported", "estimated", "partial")
 )
+Opened: TypeAlias = "list[Entry] | tuple[Sent, Common]"
+"""How a request began, and what came until now: entries of which the first is a Begun, or the one that says it all."""
+
+Closed: TypeAlias = tuple[Opened, End]
+"""A request that has ended: what came before its last entry, and that."""
+
 _WORST: dict[TokenSource, int] = {"reported": 0, "estimated": 1, "partial": 2}
 
 
@@ -70,13 +94,61 @@ def account(entries: Sequence[Entry], done: End | None, price: Price) -> tuple[R
     return row, _settlement(begun.reserved, cost)
 
 
-def brief(
-    begun: Begun, done: Answered, price: Price, known: dict[Series, Series]
-) -> tuple[Brief, Settlement | None] | None:
-    """As `account`, and quicker, of what is nearly all; None where there is more to tell. `known`: the series of other
-    rows, which this one shares if it is the same, so that a row that waits takes little room."""
-    if begun.tags or begun.user or begun.safety_identifier:
-        return None
+class Common:
+    """What the beginnings of many requests have in common, and the series of their rows by version of the prices."""
+
+    __slots__ = ("context", "series")
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.series: dict[str, Series] = {}
+
+    def learn(self, version: str, known: dict[Series, Series]) -> Series:
+        """The series at these prices: that which is `known`, if it is, so that rows which wait share it."""
+        it = self.context
+        texts = _clean(it.asked), it.route, it.provider, _clean(it.model)
+        series = (it.key_id, it.project_id, it.endpoint, *texts, version)
+        self.series[version] = series = known.setdefault(series, series)
+        return series
+
+
+def at_length(opened: Opened) -> list[Entry]:
+    """The entries that say the same."""
+    if isinstance(opened, list):
+        return opened
+    sent, common = opened
+    return [sent.begun(common.context)]
+
+
+def accounts(
+    closed: Sequence[Closed], price: Price, known: dict[Series, Series]
+) -> tuple[list[LedgerRow], list[Settlement]]:
+    """The rows of requests that have ended, and what becomes of those reservations that they had. `known`: the series
+    of other rows."""
+    rows: list[LedgerRow] = []
+    settlements = []
+    last, tariff = None, None
+    for opened, done in closed:
+        row: LedgerRow | None = None
+        settlement = None
+        if type(opened) is tuple and type(done) is Answered:
+            sent, common = opened
+            at = sent.started_at
+            if tariff is None or common is not last or not tariff.since <= at < tariff.until:
+                last, tariff = common, price(common.context.provider, common.context.model, at)
+            row, settlement = _brief(sent, common, done, tariff, known)
+        if row is None:
+            row, settlement = account(at_length(opened), done, price)
+        rows.append(row)
+        if settlement is not None:
+            settlements.append(settlement)
+    return rows, settlements
+
+
+def _brief(
+    sent: Sent, common: Common, done: Answered, tariff: Tariff, known: dict[Series, Series]
+) -> tuple[Brief | None, Settlement | None]:
+    """As `account`, and quicker, of what is nearly all; no row where a figure is not believed."""
     prompt, completion, cached, reasoning = (
         done.prompt_tokens,
         done.completion_tokens,
@@ -87,21 +159,17 @@ def brief(
     if done.source != "reported":
         sources = _PARTIAL if done.source == "partial" else _ESTIMATED
         if not done.source:
-            prompt, completion = -(-begun.prompt_bytes // BYTES_PER_TOKEN), done.heard
-    provider, started_at = begun.provider, begun.started_at
-    model, asked = begun.model, begun.asked
-    nanos, version = price(provider, model, Usage(prompt, completion, cached, reasoning), started_at)
-    if prompt + completion + cached + reasoning > MOST_TOKENS or (nanos is not None and nanos > MOST_NANOS):
-        return None
-    if "\0" in model or "\0" in asked:
-        model, asked = _clean(model), _clean(asked)
+            prompt, completion = -(-sent.prompt_bytes // BYTES_PER_TOKEN), done.heard
+    nanos = tariff.cost(prompt, completion, cached, reasoning)
+    if prompt + completion + cached + reasoning > MOST_TOKENS:
+        return None, None
+    version = "" if nanos is None else tariff.version
     first = done.first_event_ms
-    series = begun.key_id, begun.project_id, begun.endpoint, asked, begun.route, provider, model, version
     row = (
-        begun.id,
-        known.setdefault(series, series),
-        started_at,
-        1 if begun.stream else 0,
+        sent.id,
+        common.series.get(version) or common.learn(version, known),
+        sent.started_at,
+        1 if sent.stream else 0,
         done.finish,
         prompt,
         cached,
@@ -113,18 +181,12 @@ def brief(
         done.took_ms,
         NOTHING if nanos is None else nanos,
     )
-    reserved = begun.reserved
-    if reserved is None:
+    lease = sent.lease
+    if lease is None:
         return row, None
-    actual = Claim(reserved.requests, prompt + completion, reserved.nanos if nanos is None else nanos)
-    return row, Settlement(reserved.lease, Claim(reserved.requests, reserved.tokens, reserved.nanos), actual)
-
-
-def begun_of(row: Brief, prompt_bytes: int, reserved: Reserved | None) -> Begun:
-    """The Begun that a row was made of, with what the row does not tell of it."""
-    id_, (key_id, project_id, endpoint, asked, route, provider, model, _), started_at, stream, *_ = row
-    said = provider, model, route, key_id, project_id, endpoint, asked
-    return Begun(id_, 0, *said, bool(stream), started_at, prompt_bytes, reserved)
+    reserved = sent.nanos
+    used = reserved if nanos is None else nanos
+    return row, Settlement(lease, sent.requests, sent.tokens, reserved, prompt + completion, used)
 
 
 def _told_at_length(begun: Begun, done: Answered) -> Done:
@@ -181,7 +243,7 @@ def _cost(begun: Begun, tried: Tried | None, usage: Spent | None, heard: int, pr
     of_prompt: TokenSource = "reported"
     of_completion: TokenSource = "reported"
     if usage is not None:
-        counted = Usage(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens)
+        counted = usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, usage.reasoning_tokens
         if usage.source != "reported":
             of_prompt = of_completion = "partial" if usage.source == "partial" else "estimated"
         elif not ok:
@@ -192,19 +254,17 @@ def _cost(begun: Begun, tried: Tried | None, usage: Spent | None, heard: int, pr
         # Nobody saw how much was generated: who hangs up must not get it for the price of the prompt.
         return _reserved(begun, price)
     else:
-        counted = Usage(-(-begun.prompt_bytes // BYTES_PER_TOKEN), heard)
+        counted = -(-begun.prompt_bytes // BYTES_PER_TOKEN), 0, heard, 0
         of_prompt = of_completion = "estimated" if ok else "partial"
-    nanos, version = price(begun.provider, begun.model, counted, begun.started_at)
-    return _Cost(
-        counted.prompt_tokens,
-        counted.cached_tokens,
-        counted.completion_tokens,
-        counted.reasoning_tokens,
-        of_prompt,
-        of_completion,
-        nanos,
-        version,
-    )
+    return _Cost(*counted, of_prompt, of_completion, *_priced(begun, counted, price))
+
+
+def _priced(begun: Begun, counted: tuple[int, int, int, int], price: Price) -> tuple[int | None, str]:
+    """Nano-dollars for tokens in the order of `_Cost`, and which prices say so; None, and nothing, if none do."""
+    prompt, cached, completion, reasoning = counted
+    tariff = price(begun.provider, begun.model, begun.started_at)
+    nanos = tariff.cost(prompt, completion, cached, reasoning)
+    return nanos, "" if nanos is None else tariff.version
 
 
 def _reserved(begun: Begun, price: Price) -> _Cost:
@@ -213,10 +273,11 @@ def _reserved(begun: Begun, price: Price) -> _Cost:
     if reserved is not None and reserved.tokens:
         prompt = min(prompt, reserved.tokens)
         completion = reserved.tokens - prompt
-    nanos, version = price(begun.provider, begun.model, Usage(prompt, completion), begun.started_at)
+    counted = prompt, 0, completion, 0
+    nanos, version = _priced(begun, counted, price)
     if reserved is not None and reserved.nanos:
         nanos = reserved.nanos
-    return _Cost(prompt, 0, completion, 0, "partial", "partial", nanos, version)
+    return _Cost(*counted, "partial", "partial", nanos, version)
 
 
 def _sum(one: _Cost, other: _Cost) -> _Cost:
@@ -349,11 +410,8 @@ def _trace(done: Done, tried: Mapping[int, Tried]) -> bytes:
 def _settlement(reserved: Reserved, cost: _Cost) -> Settlement:
     """Slots are no part of it: the worker gives those back itself."""
     tokens = cost.prompt + cost.completion
-    return Settlement(
-        reserved.lease,
-        Claim(reserved.requests, reserved.tokens, reserved.nanos),
-        Claim(reserved.requests, tokens, reserved.nanos if cost.nanos is None else cost.nanos),
-    )
+    used = reserved.nanos if cost.nanos is None else cost.nanos
+    return Settlement(reserved.lease, reserved.requests, reserved.tokens, reserved.nanos, tokens, used)
 
 
 def _clean(text: str) -> str:

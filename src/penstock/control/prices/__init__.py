@@ -26,7 +26,6 @@ from urllib.parse import urlsplit
 from penstock.config import Config, Price, Upstream
 from penstock.control.prices.rates import FREE, Rates, Tariff, per_million, tariff
 from penstock.providers.registry import COMPATIBLE
-from penstock.types import Usage
 
 LOCAL = "local"
 CONFIG = "config"
@@ -78,22 +77,17 @@ class Prices:
         if self._book is None and any(map(_listed, self._providers.values())):
             self._book = self._load_book()
 
-    def cost(self, provider: str, model: str, usage: Usage, at: float) -> tuple[int | None, str]:
-        """Nano-dollars for the tokens of `usage`, at that moment (Unix seconds), and which prices say so: "config",
-        "local", or the price list and its version. None, and nothing, where the price is not known."""
+    def tariff(self, provider: str, model: str, at: float) -> Tariff:
+        """What tokens cost there at that moment (Unix seconds), and by which prices: "config", "local", or the price
+        list and its version. It has no steps where that is not known."""
         found = self._known.get((provider, model))
         if found is None or not found.since <= at < found.until:
             found = self._find(provider, model, at)
-        nanos = found.cost(usage)
-        return nanos, "" if nanos is None else found.version
+        return found
 
     def rates(self, provider: str, model: str) -> tuple[float, float] | None:
         """Nano-dollars to reserve for each token of a prompt and of a completion: the most that it can cost now."""
-        now = self._clock()
-        found = self._known.get((provider, model))
-        if found is None or not found.since <= now < found.until:
-            found = self._find(provider, model, now)
-        return found.highest
+        return self.tariff(provider, model, self._clock()).highest
 
     def _find(self, provider: str, model: str, at: float) -> Tariff:
         found = self._seek(provider, model, at)

@@ -12,8 +12,6 @@ from decimal import ROUND_HALF_UP, Decimal
 
 import msgspec
 
-from penstock.types import Usage
-
 _DECIMALS = 18
 PER_NANO = 10**15  # of the unit of rates in a nano-dollar
 _HALF = PER_NANO // 2
@@ -32,25 +30,6 @@ class Rates(msgspec.Struct, frozen=True, gc=False):
     reasoning: int | None
     request: int = 0
 
-    def cost(self, usage: Usage) -> int | None:
-        """Nano-dollars for the tokens of one request; None where a price of any of them is not known, or where so many
-        are reported that it would be a million dollars, which nobody believes and no sum in the ledger could hold.
-
-        Of more cached tokens than the prompt has, or more reasoning than the completion, so many count as there are.
-        """
-        prompt, cached = usage.prompt_tokens, usage.cached_tokens
-        total = prompt * self.prompt + self.request
-        if cached:
-            total += (self.cached - self.prompt) * (cached if cached < prompt else prompt)
-        completion = usage.completion_tokens
-        if completion:
-            if self.completion is None or self.reasoning is None:
-                return None
-            total += completion * self.completion
-            if self.reasoning != self.completion:
-                total += (self.reasoning - self.completion) * min(usage.reasoning_tokens, completion)
-        return (total + _HALF) // PER_NANO if total < _MOST else None
-
 
 class Tariff(msgspec.Struct, frozen=True, gc=False):
     """What a model costs from `since` until `until` (Unix seconds), by the prices that `version` names.
@@ -66,11 +45,25 @@ class Tariff(msgspec.Struct, frozen=True, gc=False):
     until: float = math.inf
     highest: tuple[float, float] | None = None
 
-    def cost(self, usage: Usage) -> int | None:
-        """Nano-dollars for the tokens of one request; None where a price of any of them is not known."""
+    def cost(self, prompt: int, completion: int, cached: int = 0, reasoning: int = 0) -> int | None:
+        """Nano-dollars for the tokens of one request; None where a price of any of them is not known, or where so many
+        are reported that it would be a million dollars, which nobody believes and no sum in the ledger could hold.
+
+        Of more cached tokens than the prompt has, or more reasoning than the completion, so many count as there are.
+        """
         for above, rates in self.steps:
-            if usage.prompt_tokens > above:
-                return rates.cost(usage)
+            if prompt <= above:
+                continue
+            total = prompt * rates.prompt + rates.request
+            if cached:
+                total += (rates.cached - rates.prompt) * (cached if cached < prompt else prompt)
+            if completion:
+                if rates.completion is None or rates.reasoning is None:
+                    return None
+                total += completion * rates.completion
+                if rates.reasoning != rates.completion:
+                    total += (rates.reasoning - rates.completion) * min(reasoning, completion)
+            return (total + _HALF) // PER_NANO if total < _MOST else None
         return None
 
 
