@@ -218,7 +218,7 @@ class Parent:
         elif self._limited and isinstance(message, link.Lease):
             claim = types.Claim(1, message.prompt_tokens + message.completion_tokens, 1, 1)
             rows = tuple(link.Row(row, MUCH, row > 3) for row in range(8))
-            spare, until = (float(MUCH), MUCH * 1e3, MUCH * 1e9, float(MUCH)), time.monotonic() + MUCH
+            spare, until = (MUCH, MUCH * 10**3, MUCH * 10**9, MUCH), time.monotonic() + MUCH
             leased = link.Leased(message.ref, "lease", claim, MUCH, spare, until, until, prices=PRICES, rows=rows)
             asyncio.get_running_loop().call_soon(self._worker.on_message, leased)
 

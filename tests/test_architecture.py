@@ -95,7 +95,7 @@ PARAMETERS = 8
 BROAD_EXCEPTS: dict[tuple[str, str], str] = {
     ("penstock.gateway.api", "Api.answer"): "the top edge: a fault of ours must end in an answer",
     ("penstock.http.carrier", "Carrier.step"): "nobody waits for the end of an answer that could be told",
-    ("penstock.gateway.telemetry", "Telemetry.notify"): "an observer that fails stops neither the next nor the request",
+    ("penstock.gateway.telemetry", "Telemetry._have"): "an observer that fails stops neither the next nor the request",
 }
 
 # Where an import inside a function, or by name, stands, and what makes it worth that.

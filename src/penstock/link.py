@@ -208,6 +208,10 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     tokens: bool
 
 
+Amount = int | float
+"""How much of a unit: a whole number, or infinite."""
+
+
 class Leased(msgspec.Struct, frozen=True, tag=True, gc=False):
     """Parent: yes. `claim` was reserved for the request, which must begin before `begin_by`; besides, for `more` like
     it, `spare` requests, tokens, nano-dollars and slots, infinite where nothing meters that, until `expires`.
@@ -221,7 +225,7 @@ class Leased(msgspec.Struct, frozen=True, tag=True, gc=False):
     lease: str
     claim: Claim
     more: int
-    spare: tuple[float, float, float, float]
+    spare: tuple[Amount, Amount, Amount, Amount]
     expires: float
     begin_by: float
     cap: int | None = None

@@ -52,9 +52,13 @@ class Keeper:
 
     def __init__(self) -> None:
         self.batches: list[Sequence[Record]] = []
+        self.flushed = 0
 
     def observe(self, records: Sequence[Record]) -> None:
         self.batches.append(records)
+
+    def flush(self) -> None:
+        self.flushed += 1
 
 
 class Raiser:
@@ -62,6 +66,9 @@ class Raiser:
 
     def observe(self, records: Sequence[Record]) -> None:
         raise RuntimeError("no")
+
+    def flush(self) -> None:
+        raise RuntimeError("nor that")
 
 
 def counted(*records: Record) -> dict[tuple[str, ...], tuple[float, tuple[int, ...]]]:
@@ -279,6 +286,20 @@ def test_observers_are_told_of_many_at_once_in_order_and_of_each_once() -> None:
     telemetry.notify()
     ids = [[one.request_id for one in batch] for batch in keeper.batches]
     assert ids == [["req_0", "req_1", "req_2"], ["req_3"]]
+    assert keeper.flushed == 4
+
+
+def test_few_records_wait_for_observers() -> None:
+    keeper = Keeper()
+    telemetry = Telemetry(Metrics(), (keeper,))
+    for number in range(70):
+        telemetry.begin()
+        telemetry.end(record(request_id=f"req_{number}"))
+    assert [len(batch) for batch in keeper.batches] == [32, 32]
+    assert keeper.flushed == 0
+    telemetry.notify()
+    assert [one.request_id for batch in keeper.batches for one in batch] == [f"req_{number}" for number in range(70)]
+    assert {one.name: one.value for one in telemetry.metrics.series(0, 0)}["penstock_requests_total"] == 70
 
 
 def test_an_observer_that_raises_stops_no_other_and_is_complained_of_but_not_for_ever(
@@ -339,6 +360,7 @@ def test_lines_are_written_as_they_come_and_not_only_with_the_next_request() -> 
     with os.fdopen(reading) as lines:
         for number in range(5):
             log.observe([record(request_id=f"req_{number}")])
+        log.flush()
         assert [json.loads(lines.readline())["request_id"] for _ in range(5)] == [f"req_{n}" for n in range(5)]
         log.close()
         os.close(writing)
@@ -353,6 +375,7 @@ def test_a_reader_that_stalls_costs_lines_that_are_counted_and_holds_nobody_up(
     batch = [record()] * 10
     for _ in range(300):  # about a megabyte, and nobody reads
         log.observe(batch)
+        log.flush()
     got: list[Any] = []
 
     def read() -> None:

@@ -151,6 +151,8 @@ class Recorder:
         self.records += records
         self._more.set()
 
+    def flush(self) -> None: ...
+
     async def wait(self, count: int) -> list[Record]:
         """All records, once there are so many."""
         async with asyncio.timeout(PATIENCE):

@@ -111,7 +111,10 @@ class _Slice:
 
     def clear(self) -> None:
         self.lease = ""
-        self.requests = self.tokens = self.nanos = self.slots = 0.0
+        self.requests: link.Amount = 0
+        self.tokens: link.Amount = 0
+        self.nanos: link.Amount = 0
+        self.slots: link.Amount = 0
         self.slot = 0  # what a request takes of the slots, as far as they are metered
         self.over = 0.0  # nothing may be taken any more
         self.renew = _INFINITE  # when the next is to be asked for,
@@ -152,24 +155,19 @@ class _Slice:
         self.ends = expires
 
 
-class Hold:
+class Hold(msgspec.Struct, eq=False, gc=False):
     """What was taken for one request. `lease` and `claim` are what a settlement names; `cap`: the most tokens that
     each choice of the answer may have, None if as many as were asked for; `held`: it has not been let go of yet."""
 
-    __slots__ = ("_admission", "_choices", "_lengths", "_scarce", "_slice", "cap", "claim", "held", "lease")
-
-    def __init__(
-        self, admission: Admission, slice: _Slice, lease: str, claim: Claim, lengths: Lengths, choices: int
-    ) -> None:
-        self.lease = lease
-        self.claim = claim
-        self.cap: int | None = None
-        self._admission = admission
-        self._slice = slice
-        self._lengths = lengths
-        self._choices = choices
-        self.held = True
-        self._scarce = slice.scarce
+    lease: str
+    claim: Claim
+    _admission: Admission
+    _slice: _Slice
+    _scarce: bool
+    _lengths: Lengths
+    _choices: int
+    cap: int | None = None
+    held: bool = True
 
     def release(self, usage: Usage | None = None) -> None:
         """Nothing is sent for it any more, and its upstream is closed: the slot is free. Later calls do nothing.
@@ -275,7 +273,8 @@ class Admission:
                 slice.nanos -= nanos
                 slice.slots -= slice.slot
                 slice.used += 1
-                hold = Hold(self, slice, slice.lease, Claim(1, tokens, nanos, slice.slot), lengths, choices)
+                claim = Claim(1, tokens, nanos, slice.slot)
+                hold = Hold(slice.lease, claim, self, slice, slice.scarce, lengths, choices)
                 if (now >= slice.renew or slice.used >= slice.due) and now >= slice.asking:
                     question = _lease(principal, asked.model, prompt, completion, targets)
                     self._put(question, slice, None, (lengths, choices), now)
@@ -396,8 +395,7 @@ class Admission:
             self._install(slice, message, message.spare)
         elif message.more:
             self.give_back(message.lease, _whole(message.spare), closed=True)
-        hold = Hold(self, slice, message.lease, message.claim, *question.answer)
-        hold._scarce = message.scarce
+        hold = Hold(message.lease, message.claim, self, slice, message.scarce, *question.answer)
         if message.cap is not None:
             hold.cap = max(1, message.cap // question.answer[1])
         return hold
@@ -495,7 +493,7 @@ class Admission:
             slice = slices[at] = _Slice()
         return slice
 
-    def _install(self, slice: _Slice, message: link.Leased, spare: tuple[float, ...]) -> None:
+    def _install(self, slice: _Slice, message: link.Leased, spare: tuple[link.Amount, ...]) -> None:
         self._retire(slice)
         slice.lease = message.lease
         slice.requests, slice.tokens, slice.nanos, slice.slots = spare
@@ -551,6 +549,6 @@ def _labels(targets: Sequence[Target]) -> Labels:
     return tuple([(target.provider, target.model) for target in targets])
 
 
-def _whole(amounts: Sequence[float]) -> Claim:
+def _whole(amounts: Sequence[link.Amount]) -> Claim:
     """What goes back: of what nothing meters, nothing."""
     return Claim(*[0 if amount == _INFINITE else int(amount) for amount in amounts])

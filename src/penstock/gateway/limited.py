@@ -95,11 +95,12 @@ class _Gauge:
             self._tail = b"%%d\r\nx-ratelimit-reset-%b: %b\r\n" % (self._unit, duration(self._whole / 1000 - now))
         return head + self._tail
 
-    def rest(self, spare: float) -> int:
+    def rest(self, spare: link.Amount) -> link.Amount:
         """What is left with what a worker holds besides, which is not finite where it is not metered."""
-        left, amount = self.left, self.amount
+        left: link.Amount = self.left
+        amount = self.amount
         if spare < amount:
-            left += int(spare)
+            left += spare
         return (left if left < amount else amount) if left > 0 else 0
 
 
@@ -122,7 +123,7 @@ class Gauges:
         self._seen = -1  # that number, at the last look
         self._until = 0.0  # the form may be used, if the number is the same
 
-    def lines(self, requests: float, tokens: float, now: float) -> bytes:
+    def lines(self, requests: link.Amount, tokens: link.Amount, now: float) -> bytes:
         """What this worker holds besides, of each."""
         first, second = self._requests, self._tokens
         if first is None and second is None:
