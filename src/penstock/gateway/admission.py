@@ -22,10 +22,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from math import ceil, inf, sqrt
 
 import msgspec
 
@@ -52,7 +52,7 @@ MOST_SLICES = 16_384
 MOST_PRICES = 64  # of one slice
 
 
-_INFINITE = math.inf
+_INFINITE = inf
 _TOO_MUCH = 1 << 62  # nano-dollars: what no slice has
 _SLOT = Claim(slots=1)
 
@@ -79,7 +79,7 @@ class Lengths:
         off = tokens - self._mean
         self._mean += share * off
         self._variance = (1.0 - share) * (self._variance + share * off * off)
-        self.expected = math.ceil(self._mean + 2.0 * math.sqrt(self._variance)) or 1
+        self.expected = ceil(self._mean + 2.0 * sqrt(self._variance)) or 1
 
 
 Answer = tuple[Lengths, int]
@@ -263,8 +263,8 @@ class Admission:
             tokens, nanos = prompt + completion, 0
             if slice.nanos != _INFINITE:
                 if targets is slice.priced or slice.find_price(targets):
-                    price = slice.price
-                    nanos = math.ceil(prompt * price[0] + completion * price[1])
+                    of_prompt, of_completion = slice.price
+                    nanos = ceil(prompt * of_prompt + completion * of_completion)
                 else:
                     nanos = _TOO_MUCH
             if slice.requests >= 1 and slice.tokens >= tokens and slice.nanos >= nanos and slice.slots >= slice.slot:

@@ -102,7 +102,7 @@ async def complete(gateway: Gateway, request: Request, exchange: Exchange, refus
             answer = await way.copy(answer)
         else:
             note(exchange, answer, exchange.waited)
-        if exchange.hold is not None and exchange.hold.claim.slots and answer.detached is not None:
+        if answer.detached is not None and exchange.hold is not None and exchange.hold.claim.slots:
             await answer.detached.ended()  # an answer whose end the upstream has not sent yet is in flight there
         exchange.status, exchange.ended = 200, "ok"
         heard = 0 if exchange.usage is not None else _heard(exchange, relay, answer)

@@ -226,12 +226,15 @@ class ClientConnection:
         """What is left of this answer has so long and no longer."""
         self.total_deadline = min(self.total_deadline, self.pool.now() + seconds)
 
-    def detach(self) -> None:
-        """The rest of this answer does not matter: keep the connection if it ends within a moment."""
-        if self.sink is not None:
-            self.resume()
-            self.sink = _DRAIN
-            self.hurry(DRAIN_SECONDS)
+    def detach(self) -> bool:
+        """The rest of this answer does not matter: keep the connection if it ends within a moment. Whether there is a
+        rest still to come."""
+        if self.sink is None:
+            return False
+        self.resume()
+        self.sink = _DRAIN
+        self.hurry(DRAIN_SECONDS)
+        return True
 
     async def ended(self) -> None:
         """After `detach`: return when the rest has come, or is not waited for any longer."""

@@ -233,8 +233,7 @@ class Answer:
         if connection is not None:
             if self.reader.aborts:
                 connection.abort()
-            else:
-                connection.detach()
+            elif connection.detach():
                 self.detached = connection
         self.ended_at = now = time.monotonic()
         lane, self._lane = self._lane, None
