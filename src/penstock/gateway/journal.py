@@ -149,7 +149,7 @@ class Journal:
             exchange.endpoint,
             asked.model,
         )
-        safety_identifier = asked.safety_identifier if isinstance(asked, ChatRequest) else None
+        safety_identifier = asked.safety_identifier if type(asked) is ChatRequest else None
         told, context = b"", 0
         if not (exchange.attempts or exchange.tags or asked.user or safety_identifier):
             context = self._contexts.get(said, 0)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
+import msgspec
 from msgspec import UNSET
 
 from penstock.errors import Failure, FailureKind, ProviderFault, Refusal
@@ -446,34 +447,35 @@ class StreamReader:
         return _fault(self._provider, "answered a streamed request with a JSON body")
 
 
-class BodyReader:
-    """Reads one whole answer; see `providers.base.Reader`. The caller bounds how much it feeds."""
+class BodyReader(msgspec.Struct, eq=False, gc=False):
+    """Reads one whole answer; see `providers.base.Reader`. The caller bounds how much it feeds.
 
-    __slots__ = ("_bound", "_first", "_model", "_now", "_provider", "_rest", "committed", "done", "finish", "usage")
+    `_model`: the one asked for; `_now`: Unix seconds; `_bound`: see `StreamReader`.
+    """
 
     aborts = False
     head = b""
     whole = False
 
-    def __init__(self, provider: str, model: str, now: Callable[[], float], bound: bool = False) -> None:
-        """`bound`: see `StreamReader`. `model`: the one asked for; `now`: Unix seconds."""
-        self.committed = False
-        self.done = False
-        self.usage: Usage | None = None
-        self.finish = ""
-        self._provider = provider
-        self._model = model
-        self._now = now
-        self._bound = bound
-        self._first = b""
-        self._rest = bytearray()  # not a list of pieces, whose number the upstream decides
+    _provider: str
+    _model: str
+    _now: Callable[[], float]
+    _bound: bool = False
+    committed: bool = False
+    done: bool = False
+    usage: Usage | None = None
+    finish: str = ""
+    _first: bytes = b""
+    _rest: bytearray | None = None  # not a list of pieces, whose number the upstream decides
 
     def feed(self, data: bytes) -> bytes:
         """Keep the bytes until the answer is whole."""
-        if self._first:
-            self._rest += data
-        else:
+        if not self._first:
             self._first = data
+        elif self._rest is None:
+            self._rest = bytearray(data)
+        else:
+            self._rest += data
         return b""
 
     def close(self) -> bytes:
