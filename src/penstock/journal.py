@@ -34,6 +34,7 @@ LAST = 2**63 - 1  # a position after every entry of a journal
 Segment = mmap.mmap | bytes
 
 _FRAME = Struct("<II")
+_MOST = ENTRY_BYTES - _FRAME.size
 _pack, _unpack = _FRAME.pack, _FRAME.unpack_from
 _crc = zlib.crc32
 
@@ -228,7 +229,7 @@ _decode = msgspec.msgpack.Decoder(Entry).decode
 def framed(entry: Entry) -> bytes:
     """An entry as it stands in a segment, at most ENTRY_BYTES of it."""
     body = _encode(entry)
-    if len(body) > ENTRY_BYTES - _FRAME.size:
+    if len(body) > _MOST:
         body = _encode(_cut(entry))
     return _pack(len(body), _crc(body)) + body
 

@@ -238,14 +238,14 @@ class Telemetry:
 
     def end(self, record: Record) -> None:
         self.metrics.in_flight -= 1
-        self.note(record)
-
-    def note(self, record: Record) -> None:
-        """A request that has ended, or was refused or answered without being begun."""
         records = self._records
         records.append(record)
         if len(records) >= TOGETHER:
             self._tell()
+
+    def note(self, record: Record) -> None:
+        """A request that was refused or answered without being begun."""
+        self._records.append(record)
 
     def notify(self) -> None:
         """Tell every observer what is new, and to pass it on."""

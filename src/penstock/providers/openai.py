@@ -139,6 +139,18 @@ class OpenAI:
         """The call that answers `asked` at `target`."""
         if not isinstance(asked, ChatRequest):  # eight times faster, for what is one, than asking for the other
             return self._prepare_neighbour(asked, target)
+        rules = self._rules[target.drop_unsupported].get(target.like or target.model) or self._find_rules(target)
+        body = asked.body
+        if target.model != asked.model or rules.roles or not rules.touched.isdisjoint(asked.fields):
+            body = self._rewrite(asked, target, rules)
+        heads = self._heads
+        if len(heads) == 1:
+            return Call(heads[0][asked.stream], body)
+        self._turn = (self._turn + 1) % len(heads)
+        return Call(heads[self._turn][asked.stream], body)
+
+    def _rewrite(self, asked: ChatRequest, target: Target, rules: Rules) -> bytes:
+        """The body that the target is to have."""
         put: dict[str, bytes] = {}
         drop: tuple[str, ...] = ()
         if target.model != asked.model:
@@ -152,17 +164,11 @@ class OpenAI:
             drop += ("tools", "tool_choice", "parallel_tool_calls")
         if asked.store:  # it is kept here; OpenAI takes metadata only where it is kept there
             drop += ("store", "metadata")
-        rules = self._rules[target.drop_unsupported].get(target.like or target.model) or self._find_rules(target)
         if not rules.watched.isdisjoint(asked.fields):
             drop += rules.adapt(asked, put)
         if rules.roles:
             rules.rename(asked, put)
-        body = patch(asked.body, put, drop) if put or drop else asked.body
-        heads = self._heads
-        if len(heads) == 1:
-            return Call(heads[0][asked.stream], body)
-        self._turn = (self._turn + 1) % len(heads)
-        return Call(heads[self._turn][asked.stream], body)
+        return patch(asked.body, put, drop) if put or drop else asked.body
 
     def reader(self, asked: AnyRequest, target: Target) -> Reader:
         """A new reader for the answer to that call."""

@@ -26,10 +26,11 @@ class Rules:
     """How requests to the models of one family are adapted. `drops`: whether unsupported parameters are left out.
 
     `cuts`: whether stop strings are cut at here, because the target refuses them. `roles`: what goes out instead of
-    roles that it does not take.
+    roles that it does not take. `watched`: the members for which there are rules. `touched`: these, and those that
+    every provider of this kind may need in another form; a request without any goes out as it came.
     """
 
-    __slots__ = ("_drops", "_family", "cuts", "roles", "watched")
+    __slots__ = ("_drops", "_family", "cuts", "roles", "touched", "watched")
 
     def __init__(self, family: Family, drops: bool) -> None:
         self._family = family
@@ -43,6 +44,7 @@ class Rules:
         if drops:
             watched |= {"reasoning_effort", *family.refused, *family.refused_reasoning}
         self.watched = frozenset(watched)
+        self.touched = self.watched | {"stream", "stop", "tools", "store"}
 
     def adapt(self, chat: ChatRequest, put: dict[str, bytes]) -> tuple[str, ...]:
         """Add to `put` the members that are to be sent in another form; return those that are to be left out."""
