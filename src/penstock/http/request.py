@@ -51,21 +51,10 @@ class Request:
     the next request on the connection is handed if its head is the same, but for its Content-Length.
     """
 
-    # Defaults stand on the class: most requests never change most of them, and setting them costs more than parsing.
-    body = b""
-    chunked = False
-    context: object = None
-    expects_continue = False
-    flow: Flow | None = None
-    http_1_0 = False
-    hung_up = False
-    keep_alive = True
-    known: object = None
-    pending: asyncio.Future[object] | None = None
-    refusal: Refusal | None = None
-    started = False
-    stopped: Refusal | None = None
-    task: Carrier | None = None
+    __slots__ = (
+        *("body", "chunked", "connection", "context", "expects_continue", "flow", "headers", "http_1_0", "hung_up"),
+        *("keep_alive", "known", "method", "path", "pending", "query", "refusal", "started", "stopped", "task"),
+    )
 
     def __init__(self, connection: Way, method: bytes, path: bytes, query: bytes) -> None:
         self.connection = connection
@@ -73,6 +62,20 @@ class Request:
         self.path = path
         self.query = query
         self.headers = connection.fields
+        self.body = b""
+        self.chunked = False
+        self.context: object = None
+        self.expects_continue = False
+        self.flow: Flow | None = None
+        self.http_1_0 = False
+        self.hung_up = False
+        self.keep_alive = True
+        self.known: object = None
+        self.pending: asyncio.Future[object] | None = None
+        self.refusal: Refusal | None = None
+        self.started = False
+        self.stopped: Refusal | None = None
+        self.task: Carrier | None = None
 
     @property
     def peer(self) -> str:

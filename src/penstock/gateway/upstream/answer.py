@@ -46,31 +46,35 @@ class Output(Protocol):
 class Answer:
     """One attempt's answer: fed by a connection, read by a provider's reader, pushed into an output."""
 
-    # Defaults stand on the class, since setting them for each attempt is a cost.
-    tail = b""  # the withheld end, once it has ended well
-    failure: Failure | None = None  # why it ended badly
-    committed = False
-    first_event = 0.0  # monotonic clock; once it is committed
-    ended_at = 0.0  # once it has ended by itself
-    attempts: Attempts | None = None  # those before it, where there were any
-    _connection: ClientConnection | None = None
-    detached: ClientConnection | None = None  # the rest is still to come by it, or was
-    _ended: Signal | None = None
-    _error_status = 0
-    _left: tuple[Exchange, float] | None = None  # once its client has gone and it is read on
-    _headers: HeaderList = []  # noqa: RUF012  # replaced, never changed
-    _size = 0
+    __slots__ = (
+        *("_admission", "_connection", "_ended", "_entry", "_error_status", "_headers", "_held", "_lane", "_left"),
+        *("_output", "_size", "attempts", "committed", "detached", "ended_at", "failure", "first_event", "outcome"),
+        *("reader", "started", "tail", "target"),
+    )
 
     def __init__(self, lane: Lane, admission: Admission, target: Target, reader: Reader, output: Output | None) -> None:
         self.target = target
         self.started = time.monotonic()
         self.reader = reader
-        self._entry = lane.entry
         self.outcome = Signal()  # commit point, or failure
+        self.tail = b""  # the withheld end, once it has ended well
+        self.failure: Failure | None = None  # why it ended badly
+        self.committed = False
+        self.first_event = 0.0  # monotonic clock; once it is committed
+        self.ended_at = 0.0  # once it has ended by itself
+        self.attempts: Attempts | None = None  # those before it, where there were any
+        self.detached: ClientConnection | None = None  # the rest is still to come by it
+        self._entry = lane.entry
         self._lane: Lane | None = lane  # until it is told how this ended
         self._admission = admission
         self._output = output
         self._held: list[bytes] = []
+        self._size = 0
+        self._connection: ClientConnection | None = None
+        self._ended: Signal | None = None
+        self._error_status = 0
+        self._headers: HeaderList = []
+        self._left: tuple[Exchange, float] | None = None  # once its client has gone and it is read on
 
     def send(
         self, connection: ClientConnection, call: Call, patience: float, begins: Callable[[], object] | None = None
