@@ -8,8 +8,9 @@ one that is being written just now or, where nobody writes any more, one that ne
 What begins a request is told at length (`Begun`), or in brief (`Sent`) with what many of them have in common told once
 in each segment before (`Context`).
 
-Entries are arrays: fields are only ever added, at the end and with a default, and an entry of a tag that is not known
-is passed over, so that each side reads what another version of the other wrote.
+Entries are arrays: fields are only ever added, at the end and with a default, so that each side reads what another
+version of the other wrote. An entry of a tag that is not known is passed over: of what a later version has left behind,
+an earlier one may lose rows.
 """
 
 from __future__ import annotations

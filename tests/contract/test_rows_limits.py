@@ -64,6 +64,26 @@ def test_over_a_rate_it_is_a_429_that_names_the_limit_and_says_when_to_come_back
     assert "x-should-retry" not in refused.headers
 
 
+@pytest.mark.parametrize(
+    ("path", "members"),
+    [
+        ("completions", {"prompt": "Hello", "max_tokens": 5, "n": 2, "best_of": 2}),
+        ("responses", {"input": "Hello", "max_output_tokens": 16}),
+        ("completions", {"prompt": "Hello", "max_tokens": 10**15, "n": 10**15}),
+    ],
+)
+def test_a_key_with_limits_may_say_how_long_an_answer_is_to_be_at_every_endpoint(
+    served: Served, path: str, members: dict[str, Any]
+) -> None:
+    key = penstock(served, "keys", "create", "--name", f"{path}-{len(str(members))}", "--rpm", "100")["key"]
+    body = {"model": "gpt-5.4", **members}
+    headers = {"authorization": f"Bearer {key}"}
+    answer = httpx.post(f"{served.base_url}/{path}", json=body, headers=headers, trust_env=False, timeout=30.0)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-ratelimit-remaining-requests"] == "99"
+    assert chat(served, key).headers["x-ratelimit-remaining-requests"] == "98"
+
+
 def test_a_spent_quota_is_a_429_that_no_sdk_repeats(served: Served) -> None:
     made = penstock(served, "keys", "create", "--name", "quota")
     penstock(served, "limits", "set", "requests_per_day", "1", "--key", made["id"])

@@ -112,6 +112,12 @@ def price(provider: str, model: str, at: float) -> Tariff:
     return tariff("p1", ((-1, Rates(PER_NANO, PER_NANO, PER_NANO, PER_NANO)),))
 
 
+@pytest.fixture(params=[drain.SLICE, 7], autouse=True)
+def entries_in_a_slice(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices of the usual size, in which nearly everything fits, and small ones that end anywhere."""
+    monkeypatch.setattr(drain, "SLICE", request.param)
+
+
 def run(scenario: Callable[[Scene], Awaitable[None]], data_dir: Path) -> None:
     async def main() -> None:
         async with asyncio.timeout(60):

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from penstock.control.ledger.reading import Reading, carried, journals, remove, retire, segments
 from penstock.control.ledger.rows import Closed, at_length
-from penstock.journal import MAGIC, START, Begun, Entry, entries, framed, segment_path
+from penstock.journal import MAGIC, START, Begun, Ended, Entry, Tried, entries, framed, segment_path
 from support.journals import RESERVED, SIZE, Writer, begun, ended, in_brief
 
 
@@ -147,7 +147,21 @@ def test_an_entry_that_a_later_version_wrote_is_passed_over() -> None:
     assert found == [begun("r0"), begun("r1")]
 
 
-def test_a_beginning_whose_context_is_of_a_later_version_is_passed_over_like_that(tmp_path: Path) -> None:
+def test_what_comes_after_a_beginning_in_brief_is_found_with_it(tmp_path: Path) -> None:
+    writer = Writer(tmp_path)
+    tried = Tried("fake", "gpt-5.4", 0, "reset", 1.0)
+    writer.begin(begun("r0", reserved=RESERVED))
+    writer.put(Ended("r0", 0, (tried,)))
+    writer.put(begun("r0", 1))
+    writer.put(ended("r0"))
+    ((opened, done),) = Reading(writer.prefix).read(100, True)
+    assert at_length(opened) == [begun("r0", reserved=RESERVED), Ended("r0", 0, (tried,)), begun("r0", 1)]
+    assert done == ended("r0")
+
+
+def test_a_beginning_whose_context_is_of_a_later_version_is_passed_over_and_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     writer = Writer(tmp_path)
     context, sent = in_brief(begun("r0"), {})
     assert context is not None
@@ -156,7 +170,9 @@ def test_a_beginning_whose_context_is_of_a_later_version_is_passed_over_like_tha
     writer.put(context)
     writer.put(replace(sent, id="r1"))
     writer.put(ended("r1"))
-    assert ids(Reading(writer.prefix).read(100, True)) == ["r1"]
+    with caplog.at_level(logging.ERROR):
+        assert ids(Reading(writer.prefix).read(100, True)) == ["r1"]
+    assert "does not say what request r0 and others are about" in caplog.text
 
 
 def test_what_is_open_is_carried_over_when_segments_are_deleted(tmp_path: Path) -> None:

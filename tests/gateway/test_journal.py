@@ -303,6 +303,18 @@ def test_what_beginnings_have_in_common_is_told_once_in_a_segment(tmp_path: Path
     assert all(sorted(each) == ["fake", "other"] for each in told[:-2]), told
 
 
+def test_a_beginning_that_cannot_be_written_is_lost_alone(tmp_path: Path) -> None:
+    hold = SimpleNamespace(lease="lease_1", claim=Claim(1, 2**70, 0, 0))
+    with a_journal(tmp_path) as (journal, prefix):
+        one = exchange("req_a")
+        one.hold = hold
+        assert journal.reserve(one)
+        with pytest.raises(OverflowError):
+            journal.begin(one, ASKED, TARGET)
+        assert fill(journal, 2) == 2
+    assert [one.id for one in written(prefix) if isinstance(one, Begun)] == ["req_0", "req_1"]
+
+
 def test_what_would_take_much_to_name_is_told_at_length_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

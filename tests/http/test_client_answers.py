@@ -369,13 +369,14 @@ def test_a_detached_connection_is_kept_when_its_answer_ends_soon() -> None:
         async with upstreamed(end_later) as both:
             connection, told = await both.call()
             await told.until(lambda: told.body)
-            connection.detach()
+            assert connection.detach(), "a rest is to come"
             assert both.pool.take() is None
             finish.set()
             async with asyncio.timeout(5):
                 while (again := both.pool.take()) is None:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
             assert again is connection
+            assert not again.detach(), "nothing is"
             both.pool.give_back(again)
             assert await both.ok() is connection
             assert (told.body, told.endings) == (b"a", [])

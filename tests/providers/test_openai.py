@@ -16,6 +16,7 @@ from penstock.providers.base import Call, Origin
 from penstock.providers.capabilities import AS_SYSTEM, MISTRAL, OPENAI, Family
 from penstock.providers.openai import Dialect, OpenAI, OpenAISettings
 from penstock.providers.openai_answer import BodyReader, StreamReader
+from penstock.providers.registry import COMPATIBLE
 from penstock.types import Target
 from penstock.wire.chat import ChatRequest, decode_chat
 
@@ -355,3 +356,39 @@ def test_names_of_models_are_remembered_within_bounds() -> None:
     remembered = acme._rules[False]
     assert len(remembered) <= 4096
     assert max(map(len, remembered)) <= 128
+
+
+MEMBERS = (
+    '"stream": true',
+    '"stream": true, "stream_options": {"include_usage": true}',
+    '"stop": []',
+    '"stop": ["x"]',
+    '"tools": []',
+    '"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "auto", "parallel_tool_calls": false',
+    '"store": true, "metadata": {"a": "b"}',
+    '"store": false',
+    '"max_tokens": 5',
+    '"max_completion_tokens": 5',
+    '"max_tokens": 5, "max_completion_tokens": 5',
+    '"temperature": 0.5, "top_p": 0.5, "presence_penalty": 0.5, "frequency_penalty": 0.5',
+    '"n": 2, "seed": 7, "user": "u", "safety_identifier": "s"',
+    '"logprobs": true, "top_logprobs": 2',
+    '"logit_bias": {"5": 1}',
+    '"reasoning_effort": "low"',
+    '"verbosity": "low"',
+    '"response_format": {"type": "json_object"}',
+    '"modalities": ["text"], "service_tier": "auto"',
+    '"something_else": [1]',
+    "",
+)
+
+
+@pytest.mark.parametrize("dialect", [PLAIN, REASONING, OLD_LIMIT, NO_OPTIONS, *COMPATIBLE.values()])
+@pytest.mark.parametrize("drops", [False, True])
+def test_a_body_goes_out_as_it_came_only_where_nothing_in_it_is_to_be_changed(dialect: Dialect, drops: bool) -> None:
+    made = provider(msgspec.structs.replace(dialect, base_url=PLAIN.base_url), {}, api_key="k")
+    for model in {"gpt-5.4", *(family.prefix for family in dialect.families)}:
+        at = msgspec.structs.replace(target(model or "m"), drop_unsupported=drops)
+        for members in MEMBERS:
+            asked = chat(members, model or "m")
+            assert sent(made.prepare(asked, at)) == msgspec.json.decode(made._adapted(asked, at, made._find_rules(at)))

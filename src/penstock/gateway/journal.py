@@ -154,7 +154,7 @@ class Journal:
         if not (exchange.attempts or exchange.tags or asked.user or safety_identifier):
             context = self._contexts.get(said, 0)
             if not context:
-                context, told = self._introduce(said)
+                context, told = self._introduced(said)
         # By position, in the order of the declaration: names would cost as much as the rest.
         id_, stream, started_at, size = exchange.request_id, asked.stream, exchange.started_at, len(asked.body)
         if not context:
@@ -169,8 +169,10 @@ class Journal:
             claim = hold.claim
             lease, requests, tokens, nanos = hold.lease, claim.requests, claim.tokens, claim.nanos
             self._put(told + framed(Sent(id_, context, stream, started_at, size, lease, requests, tokens, nanos)))
+        if told:
+            self._contexts[said] = context  # now that it is written, and not before
 
-    def _introduce(self, said: _Said) -> tuple[int, bytes]:
+    def _introduced(self, said: _Said) -> tuple[int, bytes]:
         """A number for what beginnings have in common, and what is to be written before the first; 0 for what should
         not have one: it is long, or there are many."""
         number = len(self._contexts) + 1
@@ -179,7 +181,6 @@ class Journal:
         entry = framed(Context(number, *said))
         if len(entry) > ENTRY_BYTES // 2:  # the rest is for the beginning itself
             return 0, b""
-        self._contexts[said] = number
         return number, entry
 
     def ended(self, exchange: Exchange) -> None:

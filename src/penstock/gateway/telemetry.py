@@ -9,6 +9,7 @@ thread, ten times a second, since standard output may block; a reader of standar
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import os
@@ -238,14 +239,15 @@ class Telemetry:
 
     def end(self, record: Record) -> None:
         self.metrics.in_flight -= 1
-        records = self._records
-        records.append(record)
-        if len(records) >= TOGETHER:
+        self._records.append(record)
+        if len(self._records) >= TOGETHER:
             self._tell()
 
     def note(self, record: Record) -> None:
         """A request that was refused or answered without being begun."""
         self._records.append(record)
+        if len(self._records) >= TOGETHER:
+            self._tell()
 
     def notify(self) -> None:
         """Tell every observer what is new, and to pass it on."""
@@ -270,7 +272,8 @@ class Telemetry:
     def _complain(self, observer: object, error: Exception) -> None:
         self._complaints += 1
         if self._complaints <= 10:
-            log(f"observer {type(observer).__name__} failed: {type(error).__name__}: {error}")
+            with contextlib.suppress(OSError):  # nobody reads standard error any more
+                log(f"observer {type(observer).__name__} failed: {type(error).__name__}: {error}")
 
 
 def log(message: str, write: Callable[[str], object] = sys.stderr.write) -> None:

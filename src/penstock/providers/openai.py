@@ -142,15 +142,15 @@ class OpenAI:
         rules = self._rules[target.drop_unsupported].get(target.like or target.model) or self._find_rules(target)
         body = asked.body
         if target.model != asked.model or rules.roles or not rules.touched.isdisjoint(asked.fields):
-            body = self._rewrite(asked, target, rules)
+            body = self._adapted(asked, target, rules)
         heads = self._heads
         if len(heads) == 1:
             return Call(heads[0][asked.stream], body)
         self._turn = (self._turn + 1) % len(heads)
         return Call(heads[self._turn][asked.stream], body)
 
-    def _rewrite(self, asked: ChatRequest, target: Target, rules: Rules) -> bytes:
-        """The body that the target is to have."""
+    def _adapted(self, asked: ChatRequest, target: Target, rules: Rules) -> bytes:
+        """The body that the target is to have. Whatever member is looked at here is among `rules.touched`."""
         put: dict[str, bytes] = {}
         drop: tuple[str, ...] = ()
         if target.model != asked.model:

@@ -57,10 +57,20 @@ ATTEMPT: Final = (
         "wait_ms",
     ),
 )
+_BRIEF: Final = (  # the columns of either table that a brief row has values for, in its order
+    *("id", "series", "started_at", "stream", "finish", *TOKENS, "sources", "first_event_ms", "duration_ms"),
+    *("attempt_ms", "cost_nanos"),
+)
+BRIEF_REQUEST: Final = tuple(name for name in _BRIEF if name != "attempt_ms")
+BRIEF_ATTEMPT: Final = ("request_id", "series", *TOKENS, "sources", "duration_ms", "cost_nanos")
+_OF_ATTEMPT: Final = tuple(
+    _BRIEF.index({"request_id": "id", "duration_ms": "attempt_ms"}.get(name, name)) for name in BRIEF_ATTEMPT
+)
 SUMS: Final = ("requests", *TOKENS, "estimated_tokens", "partial_tokens", "cost_nanos", "unpriced")
 UNKNOWN: Final = ("cost_nanos", "duration_ms", "first_event_ms")  # may be NULL
 SPANS: Final = (SIX_MINUTES, HOUR, DAY)  # what is summed over
 
+_WIDTH = len(_BRIEF)
 _P, _CACHED, _C, _REASONING, _SOURCES, _COST = (REQUEST.index(name) for name in (*TOKENS, "sources", "cost_nanos"))
 _SERIES, _STARTED = REQUEST.index("series"), REQUEST.index("started_at")
 
@@ -130,26 +140,37 @@ class Batch:
 
 
 class Briefs:
-    """Brief rows, whose values stand one after the other in `flat`, WIDTH to a row, a series as its number."""
-
-    WIDTH = 14
+    """Brief rows, a series as its number."""
 
     def __init__(self, rows: Sequence[Brief], numbers: Mapping[Series, int]) -> None:
         """Raises Unnumbered."""
-        self.flat: list[Any] = list(chain.from_iterable(rows))
-        flat = self.flat
+        self._flat: list[Any] = list(chain.from_iterable(rows))
+        flat = self._flat
         self._rows = rows
-        series = flat[1 :: self.WIDTH]
+        series = flat[1::_WIDTH]
         try:
-            flat[1 :: self.WIDTH] = [numbers[one] for one in series]
+            flat[1::_WIDTH] = [numbers[one] for one in series]
         except KeyError:
             raise Unnumbered(set(series) - numbers.keys()) from None
+
+    def requests(self) -> list[Any]:
+        """The values of their requests in the order of BRIEF_REQUEST, one request after the other."""
+        values = self._flat.copy()
+        del values[_BRIEF.index("attempt_ms") :: _WIDTH]
+        return values
+
+    def attempts(self) -> list[Any]:
+        """The values of their attempts in the order of BRIEF_ATTEMPT, one attempt after the other."""
+        values = [None] * (len(self._rows) * len(_OF_ATTEMPT))
+        for place, place_in_brief in enumerate(_OF_ATTEMPT):
+            values[place :: len(_OF_ATTEMPT)] = self._flat[place_in_brief::_WIDTH]
+        return values
 
     def groups(self) -> Groups:
         """Their figures."""
         if not self._rows:
             return {}
-        width, flat = self.WIDTH, self.flat
+        width, flat = _WIDTH, self._flat
         times, series = flat[2::width], flat[1::width]
         columns = [flat[place::width] for place in (5, 6, 7, 8, 13, 9)]
         first = int(min(times)) // SIX_MINUTES

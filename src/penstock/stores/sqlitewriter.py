@@ -1,6 +1,6 @@
 """Stores rows of the ledger in SQLite: a connection of its own in a thread of its own, one transaction for each batch.
 
-How it works: rows are bound by the driver itself, forty to a statement, brief ones by one list for both tables, with
+How it works: rows are bound by the driver itself, forty to a statement, with
 `synchronous` at NORMAL: what was stored survives the end of any process at once, and a loss of power from the next
 `sync` on.
 In the common case every row is new, which the count of inserted rows says; else the transaction is rolled back, what
@@ -27,6 +27,8 @@ from penstock.stores.base import LedgerRow, Mark
 from penstock.stores.base.ledger import NOTHING, Series
 from penstock.stores.batch import (
     ATTEMPT,
+    BRIEF_ATTEMPT,
+    BRIEF_REQUEST,
     PLAIN,
     REQUEST,
     SERIES,
@@ -95,7 +97,7 @@ class SqliteWriter:
             whole = batch(rows, self._numbers)
             brief, new = Briefs((), self._numbers), whole.without(_present(connection, whole.ids()))
             _insert(connection, brief, new)
-        _BRIEF_ATTEMPTS.insert(connection, brief.flat)
+        _BRIEF_ATTEMPTS.insert(connection, brief.attempts())
         _ATTEMPTS.insert(connection, _flat(new.attempts))
         _SUMS.insert(connection, _flat(new.sums(brief.groups())))
         connection.executemany(_MARK, [(mark.journal, mark.position) for mark in marks])
@@ -120,18 +122,15 @@ class SqliteWriter:
 
 
 class _Insert:
-    """Inserts rows of one table, whose columns `values` names, each with what it has of a row's values: a constant, or
-    `{N}` for the Nth, from 0 on. What is there already stays, or becomes what `conflict` says."""
+    """Inserts rows of one table, whose columns `values` names, each with a constant or, in the order of a row's values,
+    `?`. What is there already stays, or becomes what `conflict` says."""
 
-    def __init__(self, table: str, values: Mapping[str, str], width: int, conflict: str = "NOTHING") -> None:
-        self._width = width
-        head = f"INSERT INTO {table} ({', '.join(values)}) VALUES "
+    def __init__(self, table: str, values: Mapping[str, str], conflict: str = "NOTHING") -> None:
+        # Not numbered, which Python 3.12 takes for names and warns of at each value.
         row = f"({', '.join(values.values())})"
-        self._texts = {}
-        for count in TOGETHER:
-            places = [[f"?{width * each + place + 1}" for place in range(width)] for each in range(count)]
-            rows = ", ".join(row.format(*each) for each in places)
-            self._texts[count] = f"{head}{rows} ON CONFLICT DO {conflict}"
+        self._width = row.count("?")
+        head = f"INSERT INTO {table} ({', '.join(values)}) VALUES "
+        self._texts = {count: f"{head}{', '.join([row] * count)} ON CONFLICT DO {conflict}" for count in TOGETHER}
 
     def insert(self, connection: sqlite3.Connection, flat: list[Any]) -> int:
         """How many were inserted. `flat`: the values of all rows, one after the other."""
@@ -149,7 +148,7 @@ class _Insert:
 def _insert(connection: sqlite3.Connection, brief: Briefs, new: Batch) -> int:
     """How many requests were inserted."""
     inserted = _PLAIN.insert(connection, _flat(new.plain)) + _REQUESTS.insert(connection, _flat(new.detailed))
-    return inserted + _BRIEF_REQUESTS.insert(connection, brief.flat)
+    return inserted + _BRIEF_REQUESTS.insert(connection, brief.requests())
 
 
 def _sync(path: Path) -> None:
@@ -181,58 +180,35 @@ def _flat(rows: Iterable[Values]) -> list[Any]:
     return list(chain.from_iterable(rows))
 
 
-def _known(value: str) -> str:
-    """A value, or NULL where it is NOTHING."""
-    return f"nullif({value}, {NOTHING})"
-
-
 def _columns(table: str, columns: Sequence[str], conflict: str = "NOTHING") -> _Insert:
     """Inserts rows that have a value for each of these columns."""
-    places = [f"{{{place}}}" for place in range(len(columns))]
-    values = {name: _known(it) if name in UNKNOWN else it for name, it in zip(columns, places, strict=True)}
-    return _Insert(table, values, len(columns), conflict)
+    return _Insert(table, {name: _KNOWN if name in UNKNOWN else "?" for name in columns}, conflict)
 
 
+_KNOWN = f"nullif(?, {NOTHING})"  # a value, or NULL where it is NOTHING
 _PLAIN = _columns("ledger_requests", PLAIN)
 _REQUESTS = _columns("ledger_requests", REQUEST)
 _ATTEMPTS = _columns("ledger_attempts", ATTEMPT)
-_COST = {
-    "prompt_tokens": "{5}",
-    "cached_tokens": "{6}",
-    "completion_tokens": "{7}",
-    "reasoning_tokens": "{8}",
-    "sources": "{9}",
-    "cost_nanos": _known("{13}"),
-}
 _BRIEF_REQUESTS = _Insert(
     "ledger_requests",
     {
-        "id": "{0}",
-        "series": "{1}",
-        "started_at": "{2}",
-        "stream": "{3}",
+        **dict.fromkeys(BRIEF_REQUEST, "?"),
+        "first_event_ms": _KNOWN,
+        "cost_nanos": _KNOWN,
         "status": "200",
         "ended": "'ok'",
-        "finish": "{4}",
-        "first_event_ms": _known("{10}"),
-        "duration_ms": "{11}",
-        **_COST,
     },
-    Briefs.WIDTH,
 )
 _BRIEF_ATTEMPTS = _Insert(
     "ledger_attempts",
     {
-        "request_id": "{0}",
+        **dict.fromkeys(BRIEF_ATTEMPT, "?"),
+        "cost_nanos": _KNOWN,
         "number": "1",
-        "series": "{1}",
         "status": "200",
         "outcome": "'ok'",
-        "duration_ms": "{12}",
         "wait_ms": "0.0",
-        **_COST,
     },
-    Briefs.WIDTH,
 )
 _SUMS = _columns(
     "ledger_sums",

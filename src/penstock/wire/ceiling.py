@@ -9,14 +9,17 @@ from penstock.wire.neighbours import DECODERS, NeighbourRequest
 from penstock.wire.patch import patch
 from penstock.wire.request import ChatRequest
 
+MOST = 2**31 - 1  # tokens, or choices: so many of so many are still a number that fits a claim
+_NOTHING = msgspec.Raw()
+
 
 class _Ceiling(msgspec.Struct, frozen=True, gc=False):
     """Of the endpoints beside chat. What has another type is the upstream's to judge, and says nothing here."""
 
-    max_tokens: msgspec.Raw | None = None
-    max_output_tokens: msgspec.Raw | None = None
-    n: msgspec.Raw | None = None
-    best_of: msgspec.Raw | None = None
+    max_tokens: msgspec.Raw = _NOTHING
+    max_output_tokens: msgspec.Raw = _NOTHING
+    n: msgspec.Raw = _NOTHING
+    best_of: msgspec.Raw = _NOTHING
 
 
 _CEILING = msgspec.json.Decoder(_Ceiling)
@@ -45,6 +48,9 @@ def lowered(asked: ChatRequest | NeighbourRequest, tokens: int) -> ChatRequest |
     return asked if name is None else DECODERS[asked.endpoint](patch(asked.body, {name: value}))
 
 
-def _number(given: msgspec.Raw | None) -> int | None:
-    text = b"" if given is None else bytes(given)
-    return int(text) if text.isdigit() and len(text) < 16 else None
+def _number(given: msgspec.Raw) -> int | None:
+    """A whole number, at most MOST; None of anything else."""
+    text = bytes(given)
+    if not text.isdigit():
+        return None
+    return int(text) if len(text) < 10 else MOST

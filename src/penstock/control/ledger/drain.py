@@ -11,10 +11,10 @@ nothing of them is settled, since it may have been: what was reserved for it sta
 A directory belongs to one parent and its workers, each of whom holds a shared lock in it: what can be locked
 exclusively was left by the dead. So several servers may have one data directory.
 
-When the store is away: at most WAITING rows are held in memory. Beyond them a journal is read on for its settlements
-alone, and read once more, from its beginning, for its rows when there is room again. Segments are kept meanwhile, until
-a worker has as many as it may have and refuses requests. It tries again every second; the operator has one line when it
-begins, one when it is over, and a metric.
+When the store is away: rows are held in memory until there are WAITING, and those of the last slice. Beyond them a
+journal is read on for its settlements alone, and read once more, from its beginning, for its rows when there is room
+again. Segments are kept meanwhile, until a worker has as many as it may have and refuses requests. It tries again every
+second; the operator has one line when it begins, one when it is over, and a metric.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ POLL_SECONDS = 0.05
 RETRY_SECONDS = 1.0
 GATHER_SECONDS = 0.1
 SLICE = 256  # entries that are read of a journal before others have their turn: few enough for a processor's cache
-BATCH = 2000  # rows in a transaction
+BATCH = 2000  # rows in a transaction; more only where a slice of each journal has more
 MOST_SERIES = 4096  # that are shared by the rows that wait
-WAITING = 20_000  # rows in memory
+WAITING = 20_000  # rows in memory, beyond which no further slice is kept
 
 _log = logging.getLogger("penstock.ledger")
 
@@ -320,7 +320,7 @@ class Drain:
             self._series.clear()
         rows, settlements = accounts(closed, self._price, self._series)
         origins = [opened for opened, _ in closed]
-        return _Waiting(reading.first, reading.position, rows, origins, self._clock()), settlements
+        return _Waiting(reading.first_ended_in, reading.position, rows, origins, self._clock()), settlements
 
     def _put(self, journal: _Journal, some: _Waiting) -> None:
         journal.waiting.append(some)

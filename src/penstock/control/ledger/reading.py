@@ -53,7 +53,8 @@ class Reading:
         self._offset = 0
         self.opened: dict[str, Opened] = {}  # requests that have not ended, by id
         self._contexts: dict[int, Common] = {}  # of the segment that is read
-        self.first = 0  # the segment in which the first ended of those that were found last
+        self._missed = False
+        self.first_ended_in = 0  # the segment, of those that were found last
         self.cut = False  # there was more than the last `read` was to read
         self.over = False
         self._find(carried(prefix), [])
@@ -75,7 +76,7 @@ class Reading:
             limit = until - (self.number << 32)
             taken, self._offset = entries(self._map, self._offset, most, limit)
             if not found:
-                self.first = self.number
+                self.first_ended_in = self.number
             self._find(taken, found)
             most -= len(taken)
             if self._offset >= limit or not (taken or (self._is_full(ended) and self._turn(ended))):
@@ -89,7 +90,8 @@ class Reading:
             if type(entry) is Sent:
                 common = contexts.get(entry.context)
                 if common is None:
-                    continue  # of another version, like what it names
+                    self._miss(entry)
+                    continue
                 if entry.id not in open_:
                     open_[entry.id] = (entry, common)
                 else:
@@ -107,6 +109,13 @@ class Reading:
         if self._map is not None:
             self._map.close()
             self._map = None
+
+    def _miss(self, sent: Sent) -> None:
+        """What it names is not there, which only another version's writer could have left so."""
+        if not self._missed:
+            path = segment_path(self._prefix, self.number)
+            _log.error("%s does not say what request %s and others are about: they are lost", path, sent.id)
+        self._missed = True
 
     def _open(self, entry: Begun | Ended) -> None:
         """Note what came of a request before its end; once, whatever was carried over."""
