@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from penstock.wire.ceiling import MOST, ceiling, lowered
+from penstock.wire.ceiling import ceiling, lowered
 from penstock.wire.chat import decode_chat
 from penstock.wire.neighbours import DECODERS, Endpoint
+from penstock.wire.rules import INT32_MAX
 
 BODIES: dict[str, dict[str, Any]] = {
     "completions": {"model": "m", "prompt": "x"},
@@ -27,7 +28,7 @@ BODIES: dict[str, dict[str, Any]] = {
         ("completions", {"max_tokens": 99, "n": 2, "best_of": 3}, (99, 3)),
         ("completions", {"max_tokens": None, "n": None}, (None, 1)),
         ("completions", {"max_tokens": "99", "n": 2.5}, (None, 1)),
-        ("completions", {"max_tokens": 10**15, "n": 10**15}, (MOST, MOST)),
+        ("completions", {"max_tokens": 10**15, "n": 10**15}, (INT32_MAX, INT32_MAX)),
         ("completions", {"max_tokens": -1, "max_output_tokens": 5}, (None, 1)),
         ("responses", {"max_output_tokens": 7}, (7, 1)),
         ("responses", {"max_tokens": 7, "n": 3}, (None, 1)),
@@ -38,7 +39,7 @@ def test_what_a_request_says_of_its_tokens(
     endpoint: Endpoint, members: dict[str, Any], found: tuple[int | None, int]
 ) -> None:
     assert ceiling(DECODERS[endpoint](json.dumps({**BODIES[endpoint], **members}).encode())) == found
-    assert MOST * MOST < 2**63
+    assert INT32_MAX * INT32_MAX < 2**63
 
 
 def test_a_chat_says_it_by_either_name() -> None:

@@ -71,6 +71,7 @@ UNKNOWN: Final = ("cost_nanos", "duration_ms", "first_event_ms")  # may be NULL
 SPANS: Final = (SIX_MINUTES, HOUR, DAY)  # what is summed over
 
 _WIDTH = len(_BRIEF)
+_FIGURES = tuple(_BRIEF.index(name) for name in (*TOKENS, "cost_nanos", "sources"))  # in the order of `_totals`
 _P, _CACHED, _C, _REASONING, _SOURCES, _COST = (REQUEST.index(name) for name in (*TOKENS, "sources", "cost_nanos"))
 _SERIES, _STARTED = REQUEST.index("series"), REQUEST.index("started_at")
 
@@ -172,7 +173,7 @@ class Briefs:
             return {}
         width, flat = _WIDTH, self._flat
         times, series = flat[2::width], flat[1::width]
-        columns = [flat[place::width] for place in (5, 6, 7, 8, 13, 9)]
+        columns = [flat[place::width] for place in _FIGURES]
         first = int(min(times)) // SIX_MINUTES
         if series.count(series[0]) == len(series) and int(max(times)) // SIX_MINUTES == first:
             return {(first, series[0]): _totals(*columns)}

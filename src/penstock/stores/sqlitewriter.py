@@ -1,8 +1,7 @@
 """Stores rows of the ledger in SQLite: a connection of its own in a thread of its own, one transaction for each batch.
 
-How it works: rows are bound by the driver itself, forty to a statement, with
-`synchronous` at NORMAL: what was stored survives the end of any process at once, and a loss of power from the next
-`sync` on.
+How it works: rows are bound by the driver itself, forty to a statement, with `synchronous` at NORMAL: what was stored
+survives the end of any process at once, and a loss of power from the next `sync` on.
 In the common case every row is new, which the count of inserted rows says; else the transaction is rolled back, what
 is there already is looked up and left out, and so the sums add what is really new and nothing else.
 

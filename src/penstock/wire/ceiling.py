@@ -8,8 +8,8 @@ from penstock.wire.chat import decode_chat
 from penstock.wire.neighbours import DECODERS, NeighbourRequest
 from penstock.wire.patch import patch
 from penstock.wire.request import ChatRequest
+from penstock.wire.rules import INT32_MAX
 
-MOST = 2**31 - 1  # tokens, or choices: so many of so many are still a number that fits a claim
 _NOTHING = msgspec.Raw()
 
 
@@ -49,8 +49,8 @@ def lowered(asked: ChatRequest | NeighbourRequest, tokens: int) -> ChatRequest |
 
 
 def _number(given: msgspec.Raw) -> int | None:
-    """A whole number, at most MOST; None of anything else."""
+    """A whole number, None of anything else; at most INT32_MAX, of which so many times as many still fit a claim."""
     text = bytes(given)
     if not text.isdigit():
         return None
-    return int(text) if len(text) < 10 else MOST
+    return int(text) if len(text) < 10 else INT32_MAX

@@ -47,6 +47,12 @@ class Tariff(Protocol):
 Price = Callable[[str, str, float], Tariff]
 """Of a provider and its model, at a moment (Unix seconds): what tokens cost."""
 
+Opened: TypeAlias = "list[Entry] | tuple[Sent, Common]"
+"""How a request began, and what came until now: entries of which the first is a Begun, or the one that says it all."""
+
+Closed: TypeAlias = tuple[Opened, End]
+"""A request that has ended: what came before its last entry, and that."""
+
 _STALE = FailureKind.STALE.value
 _CANCELLED = "cancelled"
 _encode = msgspec.json.Encoder().encode
@@ -67,12 +73,6 @@ _FREE = _Cost(0, 0, 0, 0, "estimated", "estimated", 0, "")
 _REPORTED, _ESTIMATED, _PARTIAL = (
     SOURCES["complete", source, source] for source in ("reported", "estimated", "partial")
 )
-Opened: TypeAlias = "list[Entry] | tuple[Sent, Common]"
-"""How a request began, and what came until now: entries of which the first is a Begun, or the one that says it all."""
-
-Closed: TypeAlias = tuple[Opened, End]
-"""A request that has ended: what came before its last entry, and that."""
-
 _WORST: dict[TokenSource, int] = {"reported": 0, "estimated": 1, "partial": 2}
 
 
