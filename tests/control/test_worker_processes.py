@@ -134,6 +134,23 @@ def test_a_worker_does_not_see_the_admin_key(monkeypatch: pytest.MonkeyPatch) ->
     run(scenario)
 
 
+def environment_of(process: int) -> list[bytes]:
+    return Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+
+
+def test_a_worker_keeps_its_heap_unless_the_environment_has_other_wishes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "4711")
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+
+    async def scenario(workers: Workers, told: Told) -> None:
+        (process,) = told.processes()
+        environment = environment_of(process)
+        assert [line for line in environment if line.startswith(b"MALLOC_TOP_PAD_=")] == [b"MALLOC_TOP_PAD_=4711"]
+        assert b"MALLOC_TRIM_THRESHOLD_=8388608" in environment
+
+    run(scenario)
+
+
 def test_a_message_reaches_every_worker_and_answers_go_to_who_asked() -> None:
     async def scenario(workers: Workers, told: Told) -> None:
         workers.broadcast(link.KeysChanged())

@@ -8,12 +8,12 @@ import ssl
 from pathlib import Path
 
 import pytest
-from client_calls import Peer, hold, keep_answering, outcome, refused, resolve_to, settings, upstreamed
+from client_calls import HEAD, OK, Peer, hold, keep_answering, outcome, refused, resolve_to, settings, upstreamed
 from edge_app import run
 
 from penstock.errors import FailureKind
 from penstock.http import client
-from penstock.http.client import Pool
+from penstock.http.client import JOINED, Pool
 from penstock.http.connecting import connect
 from penstock.types import Origin
 from support.certificates import Certificate, make_certificate
@@ -35,6 +35,28 @@ def test_a_connection_is_reused() -> None:
             assert len(both.peers) == 1
 
     run(main)
+
+
+@pytest.mark.parametrize("size", [0, JOINED, JOINED + 1, 3_000_000])
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_call_arrives_whole_whatever_its_size(size: int, secure: bool, certificate: Certificate) -> None:
+    body = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    arrived = []
+
+    async def script(peer: Peer) -> None:
+        for _ in range(2):
+            arrived.append(await peer.request())
+            await peer.send(OK)
+
+    async def main() -> None:
+        context = certificate.server_context() if secure else None
+        async with upstreamed(script, tls=context, ca_file=str(certificate.cert) if secure else None) as both:
+            for _ in range(2):
+                _, told = await both.call(body=body)
+                assert await told.ending() == "end", told.message
+
+    run(main)
+    assert arrived == [HEAD + b"Content-Length: %d\r\n\r\n%s" % (size, body)] * 2
 
 
 def test_the_connection_used_last_is_taken_first() -> None:

@@ -64,6 +64,38 @@ def test_a_head_that_comes_again_is_recognised_with_a_body_of_any_length() -> No
     assert {(request.method, request.path, request.query) for request in app.requests} == {(b"POST", b"/echo", b"q")}
 
 
+def told_in_pieces(*sent: bytes) -> Witness:
+    """Send each when all before has been answered, to an edge that reads pieces of 200 bytes; the last request of each
+    is for /gate, whose answer waits until it was read whole."""
+
+    async def main() -> Witness:
+        async with edge(Limits(head_bytes=200)) as running, running.client() as client:
+            running.edge.app = app = Witness()
+            for data in sent:
+                await client.send(data)
+                await app.changes.wait_for(lambda: b"/gate" in app.begun)
+                app.gate.set()
+                for _ in app.begun:
+                    assert (await read_answer(client)).status == 200
+                app.gate.clear()
+                app.begun.clear()
+        return app
+
+    return run(main)
+
+
+def test_a_large_request_is_recognised_although_it_is_read_by_pieces() -> None:
+    app = told_in_pieces(post("/gate", b"a" * 1000), post("/gate", b"b" * 3000), post("/gate", b"c"))
+    assert app.recognised == [False, True, True]
+
+
+def test_requests_that_come_together_are_never_taken_for_one() -> None:
+    """The first is answered before the second is whole, so that in the end the second is the only one there is."""
+    app = told_in_pieces(*[get("/first") + post("/gate", b"x" * 1000)] * 3)
+    assert [request.path for request in app.requests] == [b"/first", b"/gate"] * 3
+    assert app.recognised == [False] * 6
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -118,7 +118,7 @@ def test_a_body_that_is_no_json_object_is_refused_at_once(sent: bytes) -> None:
 def test_text_arrives_intact(content: bytes, text: str) -> None:
     sent = body(messages=user("?")).replace(b'"?"', content)
     chat = decode_chat(sent)
-    assert chat.messages[0].content == text
+    assert chat.messages()[0].content == text
     assert chat.body is sent
 
 
@@ -301,7 +301,7 @@ def test_long_bodies_take_bounded_time() -> None:
     for messages in many, calls, wide, user("x" * 1_000_000):  # E27
         sent = body(messages=messages)
         began = time.process_time()
-        assert len(decode_chat(sent).messages) == len(messages)
+        assert len(decode_chat(sent).messages()) == len(messages)
         assert time.process_time() - began < 0.5
 
 

@@ -28,7 +28,7 @@ def reply(identity: str, content: Any = "done") -> dict[str, Any]:
 
 
 def decoded(messages: list[dict[str, Any]]) -> tuple[Message, ...]:
-    return decode_chat(body(messages=messages)).messages
+    return decode_chat(body(messages=messages)).messages()
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,10 @@ MESSAGES = (
 
 def renamed(roles: dict[str, str]) -> bytes:
     body = b'{"model":"m","messages":' + MESSAGES + b"}"
-    chat = decode_chat(body)
-    return rename_roles(split(body)["messages"], chat.messages, roles)
+    decode_chat(body)
+    renamed = rename_roles(split(body)["messages"], roles)
+    assert renamed is not None
+    return renamed
 
 
 def test_only_the_role_changes() -> None:

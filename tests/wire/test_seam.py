@@ -217,7 +217,7 @@ def test_all_but_the_prefix_keeps_its_bytes() -> None:
         "max_tokens": 4,
     }
     assert asked.max_tokens == 4
-    assert asked.messages[-1].content == 'He said "é"'
+    assert asked.messages()[-1].content == 'He said "é"'
 
 
 def test_no_limit_is_made_where_there_was_none() -> None:

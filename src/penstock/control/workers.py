@@ -31,6 +31,13 @@ from penstock.types import EngineAddress
 # -P: a module of ours must not be found in the current directory
 COMMAND = (sys.executable, "-P", "-m", "penstock.gateway.worker")
 PARENTS_OWN = "PENSTOCK_ADMIN_KEY"  # in the environment; no worker needs it
+# How glibc's allocator is to keep memory, where the environment does not say: by default it gives the end of its heap
+# back to the kernel, and takes it again, with each body of 64 KiB. See malloc_trim(3), mallopt(3).
+HEAP = {
+    "MALLOC_TOP_PAD_": str(1 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(8 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
+}
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
 STEADY = 30.0  # seconds of life after which a death counts as the first again
@@ -334,7 +341,7 @@ def _nowhere(_message: link.Message) -> None:
 
 async def _spawn(command: Sequence[str], descriptors: tuple[int, ...]) -> Process:
     """Start a process. One whose start is cancelled half-way is not left running: the loop would lose sight of it."""
-    environment = {name: value for name, value in os.environ.items() if name != PARENTS_OWN}
+    environment = {**HEAP, **{name: value for name, value in os.environ.items() if name != PARENTS_OWN}}
     spawning = asyncio.ensure_future(
         asyncio.create_subprocess_exec(
             *command, pass_fds=descriptors, stdin=DEVNULL, env=environment, start_new_session=True

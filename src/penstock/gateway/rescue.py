@@ -212,7 +212,7 @@ def _unfit(asked: AnyRequest, rescue: str) -> str:
     if "audio" in asked.modalities:
         return "audio was asked for"
     if rescue == CONTINUE:
-        if asked.messages[-1].role == "assistant":
+        if asked.messages()[-1].role == "assistant":
             return "the request has a prefix of its own"
         if asked.response_format is not None and not isinstance(asked.response_format, TextFormat):
             return "a format was asked for"

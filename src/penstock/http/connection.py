@@ -189,7 +189,7 @@ class Connection:
         body = self.repeats.body(data) if alone else None
         if body is None or not self._repeat(body):
             if len(data) > self.limits.head_bytes:  # by pieces, so that framing is judged before all of it is taken
-                self._take_apart(data)
+                self._take_apart(data, alone)
                 return
             if self._is_flooded(len(data)):
                 self.transport.abort()
@@ -200,10 +200,12 @@ class Connection:
             if self.queue and not self.pipelined:
                 self.pipelined = sum(waiting.weight() for waiting in self.queue)
 
-    def _take_apart(self, data: bytes) -> None:
+    def _take_apart(self, data: bytes, alone: bool) -> None:
         piece = self.limits.head_bytes
         for start in range(0, len(data), piece):
             self.data_received(data[start : start + piece])
+        if alone and self.active is not None and not (self.framing or self.queue or self.closing):
+            self.repeats.remember(data, self.active)
 
     def _is_flooded(self, size: int) -> bool:
         """Whether with so many bytes more there is too much behind what is being answered."""

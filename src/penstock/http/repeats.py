@@ -60,7 +60,7 @@ class Repeats:
         return body
 
     def remember(self, data: bytes, request: Request) -> None:
-        """`data` was all of a request that the parser has read, and nothing else; its head may come again."""
+        """`data` was all of a request that the parser has read, perhaps behind others; its head may come again."""
         if self._vain >= PATIENCE:
             self._before = b""
             return
@@ -69,7 +69,8 @@ class Repeats:
         head = data[: len(data) - len(request.body)]
         found = _LENGTH.search(head)
         plain = found is not None and request.keep_alive and not request.http_1_0 and _UNLIKE.isdisjoint(fields)
-        if found is None or not plain or len(head) > MAX_HEAD or not head.endswith(b"\r\n\r\n"):
+        alone = head.find(b"\r\n\r\n") == len(head) - 4  # no other request ends in it
+        if found is None or not plain or len(head) > MAX_HEAD or not alone:
             self._before = b""
             return
         self._before, self._digits, self._after = head[: found.start(1)], found[1], head[found.end(1) :]

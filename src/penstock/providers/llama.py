@@ -123,7 +123,7 @@ class Llama:
                 param="n",
                 code="integer_above_max_value",
             )
-        refuse_media(chat.messages)
+        refuse_media(chat.messages())
         return self._calls(chat, self._generation(chat))
 
     def reader(self, asked: AnyRequest, target: Target) -> Reader:
@@ -174,7 +174,7 @@ class Llama:
 
     def _calls(self, chat: ChatRequest, generation: dict[str, Any]) -> Preparation:
         said, beginning = "", begun(chat)
-        messages = chat.messages if beginning is None else chat.messages[:-1]
+        messages = chat.messages() if beginning is None else chat.messages()[:-1]
         for form in FORMS:
             body = {"messages": form(messages), "chat_template_kwargs": {"enable_thinking": False}}
             reply = yield Call(self._template_head, _encode(body))

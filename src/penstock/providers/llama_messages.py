@@ -38,7 +38,7 @@ def begun(chat: ChatRequest) -> str | None:
     """
     if "continue_final_message" not in chat.unknown or not _decode_continuing(chat.body).continue_final_message:
         return None
-    last = chat.messages[-1]
+    last = chat.messages()[-1]
     if last.role != "assistant" or not isinstance(last.content, str) or _calls(last):
         raise InvalidRequest(
             "'continue_final_message' takes a last message of the assistant's, with text and nothing else.",

@@ -68,11 +68,9 @@ class Rules:
 
     def rename(self, chat: ChatRequest, put: dict[str, bytes]) -> None:
         """Give messages the role that is sent instead of theirs."""
-        roles = self.roles
-        for message in chat.messages:
-            if message.role in roles:
-                put["messages"] = rename_roles(split(chat.body)["messages"], chat.messages, roles)
-                return
+        renamed = rename_roles(split(chat.body)["messages"], self.roles)
+        if renamed is not None:
+            put["messages"] = renamed
 
     def unsupported(self, chat: ChatRequest) -> tuple[str, ...]:
         """The parameters that are left out, by name, because the target would refuse them."""

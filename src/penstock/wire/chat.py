@@ -14,7 +14,7 @@ import msgspec
 
 from penstock.errors import InvalidRequest
 from penstock.wire.diagnose import excerpt, misshapen
-from penstock.wire.members import nested_too_deeply, not_json, refuse_repeats, split
+from penstock.wire.members import compact_size, nested_too_deeply, not_json, refuse_repeats, split
 from penstock.wire.params import Edit, Params, StreamOptions
 from penstock.wire.request import ChatRequest as ChatRequest
 from penstock.wire.rules import INT32_MAX, RULES, Rule, check_metadata, integer
@@ -25,7 +25,7 @@ _PARAMS = msgspec.json.Decoder(Params)
 _METADATA = msgspec.json.Decoder(Edit)
 _NULL = msgspec.Raw(b"null")
 _KNOWN = frozenset(Params.__struct_fields__)
-# With none but these a request is made of its first eleven members, the others being what they are by default.
+# With none but these a request is made of its first ten members, the others being what they are by default.
 _FIRST = frozenset(
     ("model", "messages", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens", "stop", "temperature")
 )
@@ -47,10 +47,12 @@ def decode_chat(body: bytes) -> ChatRequest:
         raise not_json() from error
     except RecursionError as error:
         raise nested_too_deeply() from error
-    refuse_repeats(body, members)
-    unknown = () if members.keys() <= _KNOWN else unknown_names(members, _KNOWN)
     names = tuple(members)
-    rules, fields = _shape(names) if not unknown else _new_shape(names)
+    known = members.keys() <= _KNOWN
+    rules, fields, size = _shape(names) if known else _new_shape(names)
+    if size + sum(map(len, members.values())) != len(body):
+        refuse_repeats(body, members)
+    unknown = () if known else unknown_names(members, _KNOWN)
     for rule in rules:
         rule(params)
     if _NULL in members.values():
@@ -80,9 +82,10 @@ def decode_metadata(body: bytes) -> dict[str, str]:
     return params.metadata or {}
 
 
-def _new_shape(names: tuple[str, ...]) -> tuple[tuple[Rule, ...], frozenset[str]]:
-    """What the names of the members tell, whatever their values: the rules to run, in order, and the set of them."""
-    return tuple(RULES[name] for name in names if name in RULES), frozenset(names)
+def _new_shape(names: tuple[str, ...]) -> tuple[tuple[Rule, ...], frozenset[str], int]:
+    """What the names of the members tell, whatever their values: the rules to run, in order, the set of the names, and
+    how many bytes an object of them has beside the values, at least. One that has no more gives each name once."""
+    return tuple(RULES[name] for name in names if name in RULES), frozenset(names), compact_size(names)
 
 
 # A client names the same members in the same order again and again. Only documented names are remembered.
@@ -96,7 +99,6 @@ def _request(body: bytes, params: Params, fields: frozenset[str], unknown: tuple
         return ChatRequest(
             body,
             params.model,
-            params.messages,
             fields,
             unknown,
             params.stream is True,
@@ -110,7 +112,6 @@ def _request(body: bytes, params: Params, fields: frozenset[str], unknown: tuple
     return ChatRequest(
         body,
         params.model,
-        params.messages,
         fields,
         unknown,
         params.stream is True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 import msgspec
 
@@ -32,6 +33,11 @@ def split(body: bytes) -> dict[str, msgspec.Raw]:
 def join(members: dict[str, msgspec.Raw]) -> bytes:
     """The object of these members, without white space between them, every value's bytes as they are."""
     return _ENCODER.encode(members)
+
+
+def compact_size(names: Collection[str]) -> int:
+    """The bytes of an object beside its values, at least: quotes, colons, commas, braces, a byte for each character."""
+    return sum(map(len, names)) + 4 * len(names) + 1
 
 
 def refuse_repeats(body: bytes, members: dict[str, msgspec.Raw], prefix: str = "") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from penstock.wire.messages import Message
+from penstock.wire.messages import AnyMessage, Message
 from penstock.wire.params import (
     AnyTool,
     FunctionDefinition,
@@ -19,6 +19,13 @@ from penstock.wire.params import (
 )
 
 
+class _Conversation(msgspec.Struct, frozen=True, gc=False):
+    messages: tuple[AnyMessage, ...]
+
+
+_decode_conversation = msgspec.json.Decoder(_Conversation).decode
+
+
 class ChatRequest(msgspec.Struct, frozen=True, gc=False):
     """What was asked. A parameter that was null or absent is None; `body` is what the client sent.
 
@@ -29,7 +36,6 @@ class ChatRequest(msgspec.Struct, frozen=True, gc=False):
 
     body: bytes
     model: str
-    messages: tuple[Message, ...]
     fields: frozenset[str]
     unknown: tuple[str, ...]
     stream: bool
@@ -59,3 +65,7 @@ class ChatRequest(msgspec.Struct, frozen=True, gc=False):
     user: str | None = None
     store: bool = False
     safety_identifier: str | None = None
+
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation, decoded anew: most requests are passed on without a look at it, and hold its text once."""
+        return _decode_conversation(self.body).messages

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 
-from penstock.wire.messages import Message
 
+class _Message(msgspec.Struct, frozen=True, gc=False):
+    role: str
+
+
+_roles = msgspec.json.Decoder(list[_Message])
 _list = msgspec.json.Decoder(list[msgspec.Raw])
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
 
 
-def rename_roles(raw: msgspec.Raw, messages: Sequence[Message], roles: Mapping[str, str]) -> bytes:
-    """The list `raw`, whose messages were decoded as `messages`, with each role that `roles` names replaced.
+def rename_roles(raw: msgspec.Raw, roles: Mapping[str, str]) -> bytes | None:
+    """The list of messages with each role that `roles` names replaced, None where no message has one of these.
 
     A message that keeps its role keeps its bytes; of one that does not, every other member does.
     """
+    messages = _roles.decode(raw)
+    if roles.keys().isdisjoint(message.role for message in messages):
+        return None
     found = _list.decode(raw)
     for place, message in enumerate(messages):
         role = roles.get(message.role)

@@ -21,7 +21,7 @@ def needs(asked: AnyRequest) -> frozenset[str]:
         found.add("schema")
     elif isinstance(asked.response_format, JSONObjectFormat):
         found.add("json")
-    for message in asked.messages:
+    for message in asked.messages():
         if isinstance(message.content, tuple):
             found.update(_MEDIA[type(part)] for part in message.content if type(part) in _MEDIA)
     return frozenset(found)

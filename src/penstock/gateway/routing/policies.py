@@ -97,7 +97,7 @@ def _prefix(asked: AnyRequest) -> bytes:
     if not isinstance(asked, ChatRequest):
         digest.update(asked.body[:1024])
         return digest.digest()
-    for message in asked.messages:
+    for message in asked.messages():
         digest.update(msgspec.json.encode(message))
         if message.role == "user":
             break

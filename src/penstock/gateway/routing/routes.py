@@ -103,9 +103,10 @@ class Routes:
     def _choose(self, asked: AnyRequest, route: _Route, down: Mapping[str, str], lanes: Lanes) -> Plan:
         now = self._clock()
         usable, unfit, away = [], [], []
-        needed = needs(asked)
+        targets = route.plan.targets
+        needed = needs(asked) if any(target.lacks for target in targets) else frozenset()
         again = []  # when those with an open breaker may be called again
-        for target in route.plan.targets:
+        for target in targets:
             ready_at = lanes.lane(target).ready_at(now)
             if target.provider in down:
                 away.append(Dropped(target, down[target.provider]))
