@@ -46,7 +46,7 @@ LAYERS = (
     ("the data directory", ("penstock.data_dir",)),
     ("protocols", ("penstock.http", "penstock.wire", "penstock.link", "penstock.journal")),
     ("configuration", ("penstock.config",)),
-    ("values", ("penstock.types", "penstock.limits")),
+    ("values", ("penstock.types", "penstock.limits", "penstock.ticks")),
     ("errors", ("penstock.errors", "penstock")),
 )
 

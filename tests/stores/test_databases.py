@@ -197,6 +197,42 @@ def test_several_that_start_at_once_on_an_empty_database_all_work(place: Place) 
     asyncio.run(main())
 
 
+# -- SQLite
+
+
+def test_the_generation_is_read_while_another_writes_and_again_after_it_could_not_be(tmp_path: Path) -> None:
+    async def scenario(keys: Access) -> None:
+        with closing(sqlite3.connect(tmp_path / sqlite.FILE, isolation_level=None)) as other:
+            assert await keys.generation() == 0
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("UPDATE key_generation SET value = 7")
+            assert await keys.generation() == 0
+            other.execute("COMMIT")
+            assert await keys.generation() == 7
+            other.execute("DELETE FROM key_generation")
+            with pytest.raises(StoreUnavailable, match="no row"):
+                await keys.generation()
+            other.execute("ALTER TABLE key_generation RENAME TO away")
+            with pytest.raises(StoreUnavailable, match="no such table"):
+                await keys.generation()
+            other.execute("ALTER TABLE away RENAME TO key_generation")
+            other.execute("INSERT INTO key_generation VALUES (1, 8)")
+            assert await keys.generation() == 8
+
+    run(Place("sqlite", tmp_path), scenario)
+
+
+def test_a_reading_that_is_given_up_does_not_hold_up_the_next(tmp_path: Path) -> None:
+    async def scenario(keys: Access) -> None:
+        for _ in range(50):
+            asking = asyncio.ensure_future(keys.generation())
+            await asyncio.sleep(0)
+            asking.cancel()
+        assert await keys.generation() == 0
+
+    run(Place("sqlite", tmp_path), scenario)
+
+
 # -- PostgreSQL
 
 

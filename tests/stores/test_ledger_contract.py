@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from penstock.limits import Limit
-from penstock.stores import sqlitewriter, sqlledger
+from penstock.stores import sqlite, sqlledger
 from penstock.stores.base import Ledger, Mark, RequestRow, RowQuery, StoreUnavailable, UsageLine, UsageQuery, row_of
 from penstock.stores.base.ledger import MOST_NANOS, MOST_TOKENS
 from penstock.stores.memoryledger import MemoryLedger
@@ -424,7 +424,7 @@ def test_what_is_stored_can_be_waited_for_to_be_on_the_disk(opened: Open) -> Non
 def test_a_store_that_is_locked_too_long_has_stored_nothing_and_works_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlitewriter, "BUSY", 0.1)
+    monkeypatch.setattr(sqlite, "BUSY", 0.1)
 
     async def scenario(ledger: Ledger) -> None:
         await ledger.store([a_row(1)], [])
@@ -445,9 +445,9 @@ def test_a_disk_that_is_full_is_told_and_what_was_refused_can_be_stored_later(tm
     async def scenario(ledger: Ledger) -> None:
         rows = [a_row(number, trace=b'"%s"' % (b"x" * 5000)) for number in range(40)]
         await ledger.store(rows[:1], [])
-        writer = ledger._writer  # type: ignore[attr-defined]  # a full disk, as SQLite itself can play it
-        pages = writer._connection.execute("PRAGMA page_count").fetchone()[0]
-        writer._connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+        writing = ledger._writer._apart._connection  # type: ignore[attr-defined]  # a full disk, as SQLite itself can play it
+        pages = writing.execute("PRAGMA page_count").fetchone()[0]
+        writing.execute(f"PRAGMA max_page_count = {pages + 2}")
         with pytest.raises(StoreUnavailable, match="full"):
             await ledger.store(rows, [Mark("j", 1)])
         assert (await kept(ledger), await ledger.marks()) == (rows[:1], {})

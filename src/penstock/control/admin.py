@@ -8,6 +8,7 @@ a route that somebody adds is closed until the key opens it. Every refusal is th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import ipaddress
@@ -125,12 +126,26 @@ async def serve(app: Starlette, listening: list[socket.socket], stop: asyncio.Ev
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopping.cancel()
-        server.should_exit = True
+        server.stop()
         await asyncio.shield(serving)
 
 
 class _Quiet(uvicorn.Server):
-    """uvicorn without its signal handlers: the parent has its own."""
+    """uvicorn without its signal handlers, the parent having its own, and without looking ten times a second whether
+    it is to end."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._stopped = asyncio.Event()
+
+    def stop(self) -> None:
+        self.should_exit = True
+        self._stopped.set()
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):  # which renews the Date
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), 1.0)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -42,6 +42,7 @@ from penstock.stores.base import (
     ProjectChange,
     StoreUnavailable,
 )
+from penstock.ticks import tick
 from penstock.types import ENDPOINTS, Principal
 
 POLL = 0.25
@@ -269,7 +270,7 @@ class Lookups:
     async def poll(self) -> None:
         """Watch the generation until cancelled."""
         while True:
-            await asyncio.sleep(POLL)
+            await tick(POLL)
             await self.look()
 
     async def look(self) -> None:

@@ -27,6 +27,7 @@ from penstock.control.patience import Patience
 from penstock.link import ClaimRun, FinishRun, RunClaimed, RunsMessage, SeriesValue
 from penstock.stores.base import StoreUnavailable
 from penstock.stores.base.runs import Runs, Verdict
+from penstock.ticks import tick
 from penstock.types import Replay, Run
 
 LEASE, RENEW = 60.0, 15.0
@@ -92,7 +93,7 @@ class IdempotentRuns:
         self._opened.set()
         swept = self._monotonic()
         while True:
-            await asyncio.sleep(RENEW)
+            await tick(RENEW)
             await self.renew()
             if self._monotonic() - swept >= SWEEP:
                 swept = self._monotonic()

@@ -46,6 +46,7 @@ from penstock.gateway.usage import Usage
 from penstock.http.client import SWEEP, Pool
 from penstock.http.server import Server
 from penstock.providers import registry
+from penstock.ticks import tick
 from penstock.types import EngineAddress, Run
 
 LOOKUP_SECONDS = 5.0
@@ -328,7 +329,7 @@ class Worker:
         assert self._now is not None
         assert self._admission is not None
         while True:
-            await asyncio.sleep(SWEEP)
+            await tick(SWEEP)
             for entry in self._entries:
                 entry.pool.sweep()
             for generation in (self._now, *self._older):
@@ -342,7 +343,7 @@ class Worker:
         """What must happen every second, and may touch a file."""
         assert self._now is not None
         while True:
-            await asyncio.sleep(1.0)
+            await tick(1.0)
             self._send_snapshot(0)
             for entry in self._entries:
                 entry.provider.refresh()

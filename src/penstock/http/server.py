@@ -17,6 +17,7 @@ from typing import cast
 from penstock.config import Limits
 from penstock.http.connection import LINGER_SECONDS, App, Connection, Edge
 from penstock.http.request import Request
+from penstock.ticks import next_tick
 
 SWEEP = 0.1
 
@@ -52,7 +53,7 @@ class Server:
     def _sweep(self) -> None:
         self.edge.now = now = self._loop.time()
         self.edge.date = b"Date: %s\r\n" % email.utils.formatdate(self._wall_clock(), usegmt=True).encode()
-        self._sweeper = self._loop.call_later(SWEEP, self._sweep)
+        self._sweeper = self._loop.call_at(next_tick(now, SWEEP), self._sweep)
         for connection in [late for late in self.edge.connections if late.deadline < now]:
             connection.expire()
 

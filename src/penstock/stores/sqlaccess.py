@@ -44,6 +44,8 @@ _KEY = tuple(keys.c[name] for name in KeyRecord.__struct_fields__)
 _PROJECT = tuple(projects.c[name] for name in ProjectRecord.__struct_fields__)
 _LIMIT = tuple(limits.c[name] for name in Limit.__struct_fields__)
 
+_GENERATION = str(sa.select(generation.c.value))
+
 R = TypeVar("R", KeyRecord, ProjectRecord)
 _Row = sa.Row[*tuple[Any, ...]]
 
@@ -193,8 +195,7 @@ class SqlAccess:
             return await _limits(connection, condition)
 
     async def generation(self) -> int:
-        async with self._database.read() as connection:
-            return int((await connection.execute(sa.select(generation.c.value))).scalar_one())
+        return int(await self._database.scalar(_GENERATION))
 
     @asynccontextmanager
     async def _change(self) -> AsyncIterator[AsyncConnection]:

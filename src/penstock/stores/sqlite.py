@@ -5,6 +5,9 @@ BEGIN IMMEDIATE, which takes the write lock at once and waits for it up to BUSY 
 change something at the same time go one after the other, and none is told "locked" half-way, as a transaction would be
 that reads first and asks to write later.
 
+What is asked for again and again does not go through SQLAlchemy, which hands every step of a call to another thread and
+waits for it, but in one step to a thread that has a connection of its own (`Apart`).
+
 It is migrated under a lock on a file beside the database, so that of several processes which start at once one migrates
 and the others find the work done.
 """
@@ -16,10 +19,11 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -30,6 +34,8 @@ from penstock.stores.base import StoreUnavailable
 from penstock.stores.database import BUSY, CONNECTIONS, SETUP, Database
 
 FILE = "penstock.db"
+
+T = TypeVar("T")
 
 _rolling: set[asyncio.Future[None]] = set()
 
@@ -52,6 +58,17 @@ class SqliteDatabase(Database):
     def __init__(self, path: Path) -> None:
         super().__init__(_engine(path), str(path), (sqlite3.Error,))
         self.path = path
+        self._reading = Apart(path, "penstock-reading")
+
+    async def scalar(self, sql: str) -> Any:
+        with self.reported():
+            return await self._reading.run(lambda connection: _scalar(connection, sql))
+
+    async def close(self) -> None:
+        try:
+            await self._reading.close()
+        finally:
+            await super().close()
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[AsyncConnection]:
@@ -76,6 +93,53 @@ class SqliteDatabase(Database):
             yield
         finally:
             os.close(file)
+
+
+class Apart:
+    """A connection of its own in a thread of its own, set up by `pragmas`; it is in no transaction but those it begins.
+
+    A cancelled call leaves the thread at its work. When anything fails the connection is closed, which rolls back what
+    was begun, and the next call makes another.
+    """
+
+    def __init__(self, path: Path, name: str, *pragmas: str) -> None:
+        self._path = path
+        self._pragmas = pragmas
+        self._thread = ThreadPoolExecutor(1, name)
+        self._connection: sqlite3.Connection | None = None
+
+    async def run(self, act: Callable[[sqlite3.Connection], T]) -> T:
+        """What `act` returns; raises what it raises."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._act, act)
+
+    async def close(self) -> None:
+        """Wait for what was begun. No call may follow."""
+        await asyncio.to_thread(self._thread.shutdown)
+        if self._connection is not None:
+            self._connection.close()
+
+    def _act(self, act: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            if self._connection is None:
+                # opened in its thread, and closed when that has ended
+                self._connection = sqlite3.connect(
+                    self._path, timeout=BUSY, isolation_level=None, check_same_thread=False
+                )
+                for pragma in self._pragmas:
+                    self._connection.execute(pragma)
+            return act(self._connection)
+        except BaseException:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+            raise
+
+
+def _scalar(connection: sqlite3.Connection, sql: str) -> Any:
+    rows = connection.execute(sql).fetchall()
+    if not rows:
+        raise sqlite3.DatabaseError(f"no row where one is expected: {sql}")
+    return rows[0][0]
 
 
 def _lock(file: int) -> bool:

@@ -5,17 +5,14 @@ survives the end of any process at once, and a loss of power from the next `sync
 In the common case every row is new, which the count of inserted rows says; else the transaction is rolled back, what
 is there already is looked up and left out, and so the sums add what is really new and nothing else.
 
-A cancelled call leaves the thread at its work: what it was given is stored whole, or not at all. When anything fails
-the connection is closed, and the next call makes another.
+A cancelled call leaves the thread at its work: what it was given is stored whole, or not at all.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -39,8 +36,7 @@ from penstock.stores.batch import (
     Values,
     batch,
 )
-from penstock.stores.database import BUSY
-from penstock.stores.sqlite import SqliteDatabase
+from penstock.stores.sqlite import Apart, SqliteDatabase
 
 TOGETHER = (40, 5, 1)  # rows in one statement
 CHECKPOINT = 4000  # pages of log: a page that is written again and again until then is copied once
@@ -51,8 +47,8 @@ class SqliteWriter:
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
-        self._thread = ThreadPoolExecutor(1, "penstock-ledger")
-        self._connection: sqlite3.Connection | None = None
+        pragmas = "PRAGMA synchronous=NORMAL", f"PRAGMA wal_autocheckpoint={CHECKPOINT}"
+        self._apart = Apart(database.path, "penstock-ledger", *pragmas)
         self._numbers: dict[Series, int] = {}
 
     async def store(self, rows: Sequence[LedgerRow], marks: Sequence[Mark]) -> None:
@@ -62,30 +58,11 @@ class SqliteWriter:
         await self._run(lambda _connection: _sync(self._database.path))
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._thread.shutdown)
-        if self._connection is not None:
-            self._connection.close()
+        await self._apart.close()
 
     async def _run(self, act: Callable[[sqlite3.Connection], None]) -> None:
         with self._database.reported():
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._act, act)
-
-    def _act(self, act: Callable[[sqlite3.Connection], None]) -> None:
-        connection = self._connection
-        if connection is None:
-            # opened in its thread, and closed when that has ended
-            connection = sqlite3.connect(
-                self._database.path, timeout=BUSY, isolation_level=None, check_same_thread=False
-            )
-            self._connection = connection
-            connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT}")
-        try:
-            act(connection)
-        except BaseException:
-            self._connection = None
-            connection.close()  # which rolls back what was begun
-            raise
+            await self._apart.run(act)
 
     def _store(self, connection: sqlite3.Connection, rows: Sequence[LedgerRow], marks: Sequence[Mark]) -> None:
         brief, new = self._numbered(connection, rows)

@@ -48,6 +48,7 @@ from penstock.stores.base import (
     since,
     width,
 )
+from penstock.ticks import tick
 from penstock.types import Claim, Settlement
 
 UNLIMITED = 1.0  # seconds for which a key without limits need not ask again
@@ -205,7 +206,7 @@ class Counters:
     async def run(self) -> None:
         """Hold what is held, until cancelled."""
         while True:
-            await asyncio.sleep(RENEW)
+            await tick(RENEW)
             try:
                 renewed = self._store.renew(self.leases.held_slots())
                 if renewed is not None:

@@ -41,6 +41,7 @@ from penstock.journal import LAST, LOCK, SEGMENT_BYTES, Entry
 from penstock.link import SeriesValue
 from penstock.stores.base import LedgerRow, LedgerWriter, Mark, RequestRow, StoreUnavailable
 from penstock.stores.base.ledger import Series
+from penstock.ticks import tick
 from penstock.types import Settlement
 
 _T = TypeVar("_T")
@@ -263,7 +264,7 @@ class Drain:
                 if journal.lost and journal.settled is not None:
                     journal.settled()
                     journal.settled = None
-            await asyncio.sleep(0.0 if busy else POLL_SECONDS)
+            await (asyncio.sleep(0) if busy else tick(POLL_SECONDS))
 
     def _advance(self, journal: _Journal, settlements: list[Settlement]) -> bool:
         """Read a slice of one journal; whether there is more to be read of it at once."""
@@ -385,7 +386,7 @@ class Drain:
 
     async def _tidy(self, store: LedgerWriter) -> None:
         while True:
-            await asyncio.sleep(POLL_SECONDS)
+            await tick(POLL_SECONDS)
             for journal in list(self._journals):
                 if journal.is_stored:
                     await self._asked(store.sync)
