@@ -6,10 +6,13 @@ import asyncio
 import functools
 import gzip
 import itertools
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
+import msgspec
+import pytest
 from edge_app import EchoApp, chunked, get, post
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -130,7 +133,7 @@ class Answers:
         self.ended += 1
 
 
-def in_memory(test: Callable[[Edge, EchoApp], Any]) -> Any:
+def in_memory(test: Callable[[Edge, EchoApp], Any], limits: Limits = LIMITS) -> Any:
     """Run `test` on a loop, with an edge; nothing may reach the loop's handler, nothing may be left."""
 
     async def main() -> Any:
@@ -139,7 +142,7 @@ def in_memory(test: Callable[[Edge, EchoApp], Any]) -> Any:
         app = EchoApp()
         app.gate.set()
         app.admission.set_result(None)
-        edge = Edge(app, LIMITS)
+        edge = Edge(app, limits)
         edge.date = DATE
         result = await test(edge, app)
         assert edge.buffered == 0
@@ -210,6 +213,80 @@ def test_any_split_of_pipelined_traffic_is_answered_alike(
     assert whole.startswith(expected)  # each is answered as if it stood alone
     assert answers_to(data.draw(splits(traffic))) == whole
     assert answers_to([(traffic[i : i + 1], False) for i in range(len(traffic))]) == whole
+
+
+PLAIN = post("/gate", b"hello")
+REPEATED = [
+    PLAIN,
+    get("/echo"),
+    post("/gate", b"X" + PLAIN),
+    post("/gate", b"X" + post("/echo?other", b"hello") + b"more"),
+    chunked("/gate", b"X" + PLAIN),
+]
+
+
+@st.composite
+def telling_splits(draw: st.DrawFn, requests: list[bytes]) -> list[tuple[bytes, bool]]:
+    """Cuts where a request, or what looks like the head of one, begins or ends; what is waited for is answered after
+    some of them."""
+    traffic = b"".join(requests)
+    ends = {*itertools.accumulate(map(len, requests)), *(found.end() for found in re.finditer(b"\r\n\r\n|X", traffic))}
+    places = sorted(ends & set(range(1, len(traffic))))
+    cuts = sorted(draw(st.sets(st.sampled_from(places), max_size=6)))
+    pieces = [traffic[start:end] for start, end in itertools.pairwise([0, *cuts, len(traffic)])]
+    return [(piece, draw(st.booleans())) for piece in pieces]
+
+
+def gated_answers_to(pieces: list[tuple[bytes, bool]], limits: Limits) -> bytes:
+    """All that is answered to these pieces, of which each is taken before the next; what waits for /gate is answered
+    after some of them, and in the end."""
+
+    async def test(edge: Edge, app: EchoApp) -> bytes:
+        wire = Wire(edge)
+        for piece, answered in [*pieces, (b"", True)]:
+            app.gate.clear()
+            if piece:
+                wire.feed(piece)
+            await settle()
+            if answered:
+                app.gate.set()
+                await settle()
+        sent = wire.sent
+        await let_time_pass(edge, wire)
+        return sent
+
+    return cast("bytes", in_memory(test, limits))
+
+
+@given(st.data(), st.lists(st.sampled_from(REPEATED), min_size=2, max_size=4), st.sampled_from([100, 2_000]))
+@settings(max_examples=400, deadline=None)
+def test_what_looks_like_a_head_that_comes_again_is_one_only_where_a_request_begins(
+    data: st.DataObject, requests: list[bytes], head_bytes: int
+) -> None:
+    limits = msgspec.structs.replace(LIMITS, head_bytes=head_bytes)
+    assert gated_answers_to(data.draw(telling_splits(requests)), limits) == b"".join(map(answer_alone, requests))
+
+
+FALSE_HEAD = post("/gate", b"").replace(b"Host: test\r\n", b"")
+
+
+@pytest.mark.parametrize(
+    ("before", "body", "after"),
+    [
+        # The first is known, and in flight; what is left of the body is the first again.
+        (PLAIN, PLAIN, b""),
+        # What is left of the body is shorter than the body, so that a head in front of it would end before its end;
+        # it comes again as a request, without a Host, which is to be refused.
+        (b"", FALSE_HEAD + b"z", FALSE_HEAD),
+        (b"", b"y" * 200 + FALSE_HEAD + b"z", b"y" * 200 + FALSE_HEAD),
+    ],
+    ids=["known and in flight", "shorter than its body", "read by pieces"],
+)
+def test_a_body_of_which_one_byte_came_with_its_head_is_no_request(before: bytes, body: bytes, after: bytes) -> None:
+    first, second = get("/echo"), post("/gate", b"X" + body)
+    pieces = [(before, False), ((first + second).removesuffix(body), True), (body, True), (after, True)]
+    sent = gated_answers_to(pieces, msgspec.structs.replace(LIMITS, head_bytes=150))
+    assert sent == b"".join(answer_alone(request) for request in (before, first, second, after) if request)
 
 
 @st.composite

@@ -185,7 +185,7 @@ class Connection:
     def data_received(self, data: bytes) -> None:
         if self.closing:
             return
-        alone = not (self.framing or self.active or self.queue)
+        alone = not (self.framing or self.receiving is not None or self.active or self.queue)
         body = self.repeats.body(data) if alone else None
         if body is None or not self._repeat(body):
             if len(data) > self.limits.head_bytes:  # by pieces, so that framing is judged before all of it is taken
@@ -204,7 +204,7 @@ class Connection:
         piece = self.limits.head_bytes
         for start in range(0, len(data), piece):
             self.data_received(data[start : start + piece])
-        if alone and self.active is not None and not (self.framing or self.queue or self.closing):
+        if alone and self.active is not None and not (self.framing or self.receiving or self.queue or self.closing):
             self.repeats.remember(data, self.active)
 
     def _is_flooded(self, size: int) -> bool:
@@ -227,7 +227,7 @@ class Connection:
             self._ignore_upgrade(data, upgrade)
         elif self.framing > self.limits.head_bytes and not self.closing:
             self._check_framing()
-        elif alone and not self.framing and not self.closing and len(self.queue) == 1:
+        elif alone and not self.framing and not self.closing and len(self.queue) == 1 and self.receiving is None:
             self.repeats.remember(data, self.queue[0])
 
     def _repeat(self, body: bytes) -> bool:

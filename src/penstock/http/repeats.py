@@ -66,9 +66,10 @@ class Repeats:
             return
         self._vain += 1
         fields = request.headers
-        head = data[: len(data) - len(request.body)]
+        head = data[: max(0, len(data) - len(request.body))]
         found = _LENGTH.search(head)
         plain = found is not None and request.keep_alive and not request.http_1_0 and _UNLIKE.isdisjoint(fields)
+        plain = plain and fields.get(b"connection", b"keep-alive").lower() == b"keep-alive"
         alone = head.find(b"\r\n\r\n") == len(head) - 4  # no other request ends in it
         if found is None or not plain or len(head) > MAX_HEAD or not alone:
             self._before = b""
