@@ -61,12 +61,46 @@ def test_every_problem_is_printed_with_its_line_and_what_to_do(path: Path) -> No
     assert last == f"{path} cannot be served: 2 problems."
 
 
-def test_what_only_the_provider_itself_refuses_is_a_problem_too(path: Path) -> None:
-    path.write_text(GOOD.replace('base_url = "http://127.0.0.1:9/v1"', ""))
+def test_what_is_wrong_anywhere_is_told_at_once(path: Path) -> None:
+    """In the server's table, in what all providers have, in what only a service knows, in routes and prices."""
+    path.write_text(
+        """\
+[server]
+wrokers = 2
+[providers.cloud]
+type = "azure"
+api_key = "sk-secret"
+pool_wait = -1
+headers = { "API-Key" = "sk-secret-2", "x-a.b" = "1", "X-A.B" = "2" }
+[providers.deep]
+type = "deepseek"
+[providers.local]
+type = "vllm"
+base_url = "http://a<b/v1"
+[models."gpt-5.4"]
+targets = [{ provider = "claud" }]
+[prices."cloud/x"]
+output = 1
+input = -1
+"""
+    )
     result = check(path)
     assert result.exit_code == 1
-    assert "providers.office.base_url" in result.stderr
-    assert "1 problem." in result.stderr
+    *lines, last = result.stderr.splitlines()
+    assert last == f"{path} cannot be served: {len(lines)} problems."
+    assert all(" Fix: " in line for line in lines)
+    assert "sk-secret" not in result.output
+    assert [line.removeprefix(f"{path}:").split(": ")[:2] for line in lines] == [
+        ["2", "server.wrokers"],
+        ["3", "providers.cloud.base_url"],
+        ["6", "providers.cloud.pool_wait"],
+        ["7", "providers.cloud.headers.API-Key"],
+        ["7", 'providers.cloud.headers."X-A.B"'],
+        ["8", "providers.deep.api_key"],
+        ["12", "providers.local.base_url"],
+        ["14", 'models."gpt-5.4".targets[0].provider'],
+        ["17", 'prices."cloud/x".input'],
+    ]
 
 
 def test_the_file_may_come_from_the_environment(path: Path) -> None:

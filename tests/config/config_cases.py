@@ -52,9 +52,9 @@ class WeightsSettings(msgspec.Struct, frozen=True):
     model: str
     context: int = 4096
 
-    def problems(self, env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    def problems(self, env: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], str, str]]:
         if self.context % 2:
-            yield "context", "odd", f"ask {env.get('WHOM', 'nobody')}"
+            yield ("context",), "odd", f"ask {env.get('WHOM', 'nobody')}"
 
 
 class AnythingSettings(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
 A type's settings are checked by what they are, not by which type they belong to: a string `env:NAME` or
 `file:/path` is a secret kept elsewhere, one that ends in `.gguf` is a file of weights, `base_url` is where calls go,
 `headers` are sent with them. What only the type can know it tells itself: where its Struct has a method
-``problems(env)``, each (field, message, fix) that this yields is a fault.
+``problems(env)``, each (path, message, fix) that this yields is a fault, the path being that of a setting in the table.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ def _settings(
     built = build(struct, settings, path, faults)
     ask = getattr(built, "problems", None)
     if callable(ask):
-        for field, message, fix in ask(env):
-            at = (*path, *field.split("."))
+        for inner, message, fix in ask(env):
+            at = (*path, *inner)
             if not faults.has(at):
                 faults.add(at, message, fix)
     return settings

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 from urllib.parse import urlencode, urlsplit
 
@@ -50,6 +50,7 @@ _ASK_USAGE = b'{"include_usage":true}'
 _MOST_NAMES = 4096
 _LONGEST_NAME = 128
 
+Fault = tuple[tuple[str, ...], str, str]  # the path of a setting, what is wrong with it, what to do
 Reasoning = Literal["reasoning_content", "reasoning", "parts", "tags"]
 
 
@@ -113,17 +114,15 @@ class OpenAI:
         self._dialect = dialect
         self._now = now
         where = f"providers.{name}"
-        base_url = settings.base_url if settings.base_url is not None else dialect.base_url
-        if base_url is None:
-            raise ValueError(f"{where}.base_url: missing; say where this server listens")
-        self.origin, self._path = _locate(base_url, f"{where}.base_url")
+        for path, message, fix in problems(settings, dialect, environ):
+            raise ValueError(f"{where}.{'.'.join(path)}: {message}; {fix}")
+        self.origin, self._path = _locate(settings.base_url or dialect.base_url or "")
         self._query = f"?{urlencode(settings.query)}" if settings.query else ""
-        references = (settings.api_key,) if isinstance(settings.api_key, str) else settings.api_key or ()
-        if settings.base_url is None and not references and dialect.key_env is not None:
-            references = (f"env:{dialect.key_env}",)
-        self._keys = [Secret(reference, f"{where}.api_key", environ) for reference in references]
-        taken = dialect.key_header if references else ""
-        self._headers = _extra_headers(settings.headers, taken, f"{where}.headers", environ)
+        self._keys = [Secret(one, f"{where}.api_key", environ) for one in _references(settings, dialect)]
+        self._headers = {
+            header.lower(): Secret(reference, f"{where}.headers.{header}", environ)
+            for header, reference in settings.headers.items()
+        }
         self.probe: Call | None = None
         self._probe = settings.probe
         self._heads: list[tuple[bytes, bytes]] = []
@@ -278,42 +277,68 @@ def _forces(choice: ToolChoice | None) -> bool:
     return choice not in (None, "auto")
 
 
-def _locate(base_url: str, where: str) -> tuple[Origin, str]:
-    """The origin and the path, without a slash at its end, of a base URL."""
+def problems(settings: OpenAISettings, dialect: Dialect, environ: Mapping[str, str]) -> Iterator[Fault]:
+    """All that keeps these settings from working."""
+    base_url = settings.base_url if settings.base_url is not None else dialect.base_url
+    if base_url is None:
+        yield ("base_url",), "missing", "say where this server listens, as in https://host/v1"
+    elif wrong := _wrong(_locate, base_url):
+        yield ("base_url",), wrong, "write it as https://host/v1 or http://host:port/v1"
+    references = _references(settings, dialect)
+    for reference in references:
+        if wrong := _wrong(Secret, reference, "", environ):
+            yield ("api_key",), wrong, "set api_key to the key, to env:NAME or to file:/path"
+    known: dict[str, str] = {dialect.key_header: "api_key"} if references else {}
+    for given, reference in settings.headers.items():
+        name = given.lower()
+        if not _FIELD_NAME.fullmatch(name):
+            yield ("headers", given), "not a header field's name", "use letters, digits and dashes"
+        elif name in _RESERVED:
+            yield ("headers", given), "cannot be set", "remove it"
+        elif name in known:
+            yield ("headers", given), f"cannot be set beside {known[name]}, which is the same header", "remove one"
+        elif wrong := _wrong(Secret, reference, "", environ):
+            yield ("headers", given), wrong, "write plain ASCII, env:NAME or file:/path"
+        known.setdefault(name, given)
+
+
+def _wrong(make: Callable[..., object], *given: object) -> str:
+    """What keeps something from being made of what is given; empty if nothing does."""
+    try:
+        make(*given)
+    except ValueError as error:
+        return str(error).removeprefix(": ")
+    return ""
+
+
+def _references(settings: OpenAISettings, dialect: Dialect) -> tuple[str, ...]:
+    """The keys; without any, at the service's own address, the variable that usually holds one."""
+    given = (settings.api_key,) if isinstance(settings.api_key, str) else settings.api_key or ()
+    if settings.base_url is None and not given and dialect.key_env is not None:
+        return (f"env:{dialect.key_env}",)
+    return given
+
+
+def _locate(base_url: str) -> tuple[Origin, str]:
+    """The origin and the path, without a slash at its end, of a base URL. Raises ValueError."""
     if not _URL.fullmatch(base_url):
-        raise ValueError(f"{where}: holds a space, a control or a non-ASCII character, or is empty")
+        raise ValueError("holds a space, a control or a non-ASCII character, or is empty")
     try:
         url = urlsplit(base_url)
         port = url.port
     except ValueError as error:
-        raise ValueError(f"{where}: not a URL: {error}") from error
+        raise ValueError(f"not a URL: {error}") from error
     if url.scheme not in _PORTS or not _HOST.fullmatch(url.hostname or ""):
-        raise ValueError(f"{where}: must look like https://host/v1 or http://host:port/v1")
+        raise ValueError("must look like https://host/v1 or http://host:port/v1")
     if "@" in url.netloc:
-        raise ValueError(f"{where}: must not hold a user or password; use api_key or headers")
+        raise ValueError("must not hold a user or password; use api_key or headers")
     if url.query or url.fragment or "?" in base_url:
-        raise ValueError(f"{where}: must not hold a query or fragment; use query")
+        raise ValueError("must not hold a query or fragment; use query")
     if port == 0:
-        raise ValueError(f"{where}: port 0 cannot be connected to")
+        raise ValueError("port 0 cannot be connected to")
     return Origin(url.scheme, url.hostname or "", port or _PORTS[url.scheme]), url.path.rstrip("/")
 
 
 def _authority(origin: Origin) -> str:
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     return host if origin.port == _PORTS[origin.scheme] else f"{host}:{origin.port}"
-
-
-def _extra_headers(headers: Mapping[str, str], taken: str, where: str, environ: Mapping[str, str]) -> dict[str, Secret]:
-    found: dict[str, Secret] = {}
-    for given, reference in headers.items():
-        name = given.lower()
-        if not _FIELD_NAME.fullmatch(name):
-            raise ValueError(f"{where}: {given!r} is not a header field's name")
-        if name in _RESERVED:
-            raise ValueError(f"{where}: {name} cannot be set")
-        if name == taken:
-            raise ValueError(f"{where}: {name} cannot be set beside api_key")
-        if name in found:
-            raise ValueError(f"{where}: {name} is given twice")
-        found[name] = Secret(reference, f"{where}.{name}", environ)
-    return found

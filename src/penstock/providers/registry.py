@@ -7,7 +7,7 @@ A new OpenAI-compatible service is one row of `COMPATIBLE`, a family of models t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
@@ -15,7 +15,7 @@ from penstock.config import Upstream
 from penstock.providers import capabilities
 from penstock.providers.base import Provider
 from penstock.providers.llama import Llama, LlamaSettings
-from penstock.providers.openai import Dialect, OpenAI, OpenAISettings
+from penstock.providers.openai import Dialect, Fault, OpenAI, OpenAISettings, problems
 from penstock.types import EngineAddress
 
 Build = Callable[[Upstream, EngineAddress | None], Provider]
@@ -127,11 +127,15 @@ COMPATIBLE: Mapping[str, Dialect] = {
 
 
 def _compatible(name: str, dialect: Dialect) -> Row:
+    class Settings(OpenAISettings, frozen=True, forbid_unknown_fields=True):
+        def problems(self, env: Mapping[str, str]) -> Iterator[Fault]:
+            return problems(self, dialect, env)
+
     def build(upstream: Upstream, address: EngineAddress | None) -> Provider:
         settings = msgspec.convert(upstream.settings, OpenAISettings)
         return OpenAI(upstream.name, settings, dialect, os.environ)
 
-    return Row(name, OpenAISettings, build)
+    return Row(name, Settings, build)
 
 
 def _llama(upstream: Upstream, address: EngineAddress | None) -> Provider:
