@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
+import msgspec
 import pytest
 import uvloop
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from penstock.config import Model, TargetConfig, Upstream
 from penstock.fake_upstream import FakeUpstream
 from support.gateway import Answered, gateway, request, to
 
@@ -170,6 +173,33 @@ def test_a_strange_body_is_never_our_fault(ask: Ask, body: bytes) -> None:
 @example("{}".encode("utf-16"))
 def test_a_damaged_body_is_never_our_fault(ask: Ask, body: bytes) -> None:
     check(ask(body))
+
+
+@pytest.mark.parametrize("where", ["message", "member"])
+def test_a_body_that_is_nested_almost_too_deeply_is_never_our_fault(where: str) -> None:
+    """What can just be judged may be nested too deeply for who decodes it again, further down."""
+
+    async def main() -> None:
+        async with FakeUpstream() as fake:
+            served = [
+                Upstream(name, kind, settings={"base_url": fake.base_url})
+                for name, kind in (("a", "openai"), ("b", "vllm"))
+            ]
+            lacking = Model((TargetConfig("a", lacks=("images",)), TargetConfig("b")))
+            affine = msgspec.structs.replace(to("a", "b"), policy="prefix_affinity")
+            models = {"plain": to("a"), "roles": to("b"), "lacking": lacking, "affine": affine}
+            async with gateway(*served, models=models) as running:
+                for depth, model in itertools.product(range(930, 1010), models):
+                    deep = b"[" * depth + b"]" * depth
+                    inner, outer = (b',"x":' + deep, b"") if where == "message" else (b"", b',"x":' + deep)
+                    body = (
+                        b'{"model":"%s","messages":[{"role":"developer","content":"x"%s}],"stream":true,'
+                        b'"stream_options":{"include_obfuscation":false}%s}' % (model.encode(), inner, outer)
+                    )
+                    answer = await running.ask(request("POST", "/v1/chat/completions", body=body))
+                    assert answer.status in (200, 400), (depth, model, answer.body)
+
+    uvloop.run(main())
 
 
 @given(st.binary(max_size=200))

@@ -15,7 +15,7 @@ import msgspec
 from penstock.providers.capabilities import NEUTRAL, Family
 from penstock.wire.chat import ChatRequest
 from penstock.wire.members import split
-from penstock.wire.roles import rename_roles
+from penstock.wire.roles import may_have, rename_roles
 
 _OTHER = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 
@@ -68,9 +68,10 @@ class Rules:
 
     def rename(self, chat: ChatRequest, put: dict[str, bytes]) -> None:
         """Give messages the role that is sent instead of theirs."""
-        renamed = rename_roles(split(chat.body)["messages"], self.roles)
-        if renamed is not None:
-            put["messages"] = renamed
+        if may_have(chat.body, self.roles):
+            renamed = rename_roles(split(chat.body)["messages"], self.roles)
+            if renamed is not None:
+                put["messages"] = renamed
 
     def unsupported(self, chat: ChatRequest) -> tuple[str, ...]:
         """The parameters that are left out, by name, because the target would refuse them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from penstock.wire.members import nested_too_deeply
 from penstock.wire.messages import AnyMessage, Message
 from penstock.wire.params import (
     AnyTool,
@@ -67,5 +68,11 @@ class ChatRequest(msgspec.Struct, frozen=True, gc=False):
     safety_identifier: str | None = None
 
     def messages(self) -> tuple[Message, ...]:
-        """The conversation, decoded anew: most requests are passed on without a look at it, and hold its text once."""
-        return _decode_conversation(self.body).messages
+        """The conversation, decoded anew: most requests are passed on without a look at it, and hold its text once.
+
+        Raises InvalidRequest where it is nested so deeply that it could only just be judged from higher up.
+        """
+        try:
+            return _decode_conversation(self.body).messages
+        except RecursionError as error:
+            raise nested_too_deeply() from error

@@ -17,6 +17,11 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
 
 
+def may_have(body: bytes, roles: Mapping[str, str]) -> bool:
+    """Whether a message of the request may have one of these roles: what of it is seen without decoding anything."""
+    return b"\\u" in body or any(role.encode() in body for role in roles)
+
+
 def rename_roles(raw: msgspec.Raw, roles: Mapping[str, str]) -> bytes | None:
     """The list of messages with each role that `roles` names replaced, None where no message has one of these.
 

@@ -35,6 +35,7 @@ from penstock.http.connecting import PoolError, connect
 from penstock.providers.base import AnyRequest, Call
 from penstock.types import Attempt, Plan, Target, milliseconds
 from penstock.wire.chat import ChatRequest
+from penstock.wire.members import nested_too_deeply
 
 _NO = Admission.NO  # looked at for every attempt
 
@@ -195,6 +196,9 @@ class Upstreams:
             answer.fail(Failure(failure.kind, f"The provider '{target.provider}' {failure.message}."))
         except ProviderFault as fault:
             answer.fail(fault.failure)
+        except RecursionError as error:  # in `prepare`: from higher up it could just be judged
+            answer.abort()
+            raise nested_too_deeply() from error
         except asyncio.CancelledError:
             answer.leave(exchange, attempt.wait)
             raise
