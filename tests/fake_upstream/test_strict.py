@@ -13,6 +13,14 @@ PROFILE = PROFILES["gpt-5.4"]
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 
 
+HEARD = {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
+
+
+def strict_format(**members: Any) -> dict[str, Any]:
+    schema = {"type": "object", "properties": {}, **members}
+    return {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": schema}}
+
+
 def body(**fields: Any) -> bytes:
     return json.dumps({"model": "gpt-5.4", "messages": [{"role": "user", "content": "Hello."}], **fields}).encode()
 
@@ -28,6 +36,10 @@ def body(**fields: Any) -> bytes:
         {"reasoning_effort": "xhigh", "max_completion_tokens": 128_000},
         {"tools": [TOOL]},
         {"stream": True, "stream_options": {"include_usage": True}},
+        {"modalities": ["text"], "response_format": {"type": "text"}},
+        {"response_format": {"type": "json_object"}, "messages": [{"role": "system", "content": "Answer in JSON."}]},
+        {"response_format": strict_format(additionalProperties=False)},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}},
         {"max_tokens": None, "stop": None, "stream_options": None, "temperature": None},
     ],
 )
@@ -64,6 +76,20 @@ def test_what_openai_accepts_passes(fields: dict[str, Any]) -> None:
             None,
             "Function tools with reasoning_effort are not supported for gpt-5.4 in /v1/chat/completions.",
         ),
+        (
+            {"modalities": ["text", "audio"], "audio": {"voice": "x", "format": "wav"}},
+            "modalities",
+            "unsupported_value",
+            "'audio'",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [HEARD]}]},
+            "messages[0].content[0].type",
+            None,
+            "input_audio is only supported by certain models.",
+        ),
+        ({"response_format": {"type": "json_object"}}, "messages", None, "must contain the word 'json'"),
+        ({"response_format": strict_format()}, "response_format", None, "Invalid schema for response_format 'n'"),
         ({"tools": []}, "tools", "empty_array", "Invalid 'tools': empty array."),
         ({"foo": 1}, None, None, "Unrecognized request argument supplied: foo"),
         ({"foo": 1, "top_k": 2}, None, None, "Unrecognized request arguments supplied: foo, top_k"),

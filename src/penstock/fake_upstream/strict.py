@@ -263,6 +263,9 @@ RULES: tuple[Callable[[Profile, dict[str, Any]], Fault | None], ...] = (
     _stream_options,
     _output,
     _context,
+    strict_parts.audio,
     strict_parts.images,
+    strict_parts.json_mode,
+    strict_parts.strict_format,
     strict_parts.strict_functions,
 )
