@@ -69,6 +69,12 @@ NARROW = (
     ("penstock.check", "penstock", ()),
 )
 
+# A module -> who may use it. Whoever makes calls upstream decides when they are repeated: there is one retry owner.
+KEPT_FOR = {
+    "penstock.http.client": ("penstock.http", "penstock.gateway.upstream", "penstock.gateway.worker"),
+    "penstock.http.connecting": ("penstock.http", "penstock.gateway.upstream", "penstock.gateway.worker"),
+}
+
 # The data path opens no connection outside http; the worker hands inherited sockets to it.
 SOCKETLESS = ("penstock.gateway", "penstock.providers", "penstock.wire")
 SOCKET_MODULES = (
@@ -243,6 +249,16 @@ def rooms_see_only_the_protocols_of_others(house: House) -> list[str]:
     return wrong
 
 
+def one_owner_makes_calls(house: House) -> list[str]:
+    wrong = []
+    for module in house.values():
+        for target, line in imports(module, house):
+            for kept, users in KEPT_FOR.items():
+                if within(target, kept) and not any(within(module.name, user) for user in users):
+                    wrong.append(f"{module.name}:{line} imports {target}, which is kept for {', '.join(users)}")
+    return wrong
+
+
 def http_alone_touches_sockets(house: House) -> list[str]:
     wrong = []
     for module in house.values():
@@ -377,6 +393,7 @@ RULES: tuple[Callable[[House], list[str]], ...] = (
     imports_go_downward_and_strangers_stay_strangers,
     the_planes_never_reach_what_is_not_theirs,
     rooms_see_only_the_protocols_of_others,
+    one_owner_makes_calls,
     http_alone_touches_sockets,
     no_import_cycle,
     files_are_short,
@@ -441,6 +458,11 @@ BROKEN: tuple[tuple[Callable[[House], list[str]], dict[str, str], str], ...] = (
         rooms_see_only_the_protocols_of_others,
         {"penstock.fake_upstream": "import penstock.http.server"},
         "imports penstock.http.server",
+    ),
+    (
+        one_owner_makes_calls,
+        {"penstock.gateway.relay": "from penstock.http.client import Pool", "penstock.http.client": ""},
+        "penstock.gateway.relay:1 imports penstock.http.client",
     ),
     (http_alone_touches_sockets, {"penstock.gateway.upstream": "import socket"}, "imports socket"),
     (http_alone_touches_sockets, {"penstock.providers.x": "loop.create_connection(f)"}, "uses create_connection"),

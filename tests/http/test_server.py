@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from edge_app import chunked, edge, get, post, read_answer, run
 
 from penstock.config import Limits
 from support.certificates import make_certificate
-from support.raw import http_request
+from support.raw import Raw, http_request
 
 
 def test_a_connection_is_kept_between_requests() -> None:
@@ -286,6 +287,50 @@ def test_a_client_that_never_finishes_its_tls_handshake_is_dropped(tmp_path: Pat
                 assert await client.read_all() == b""
             except ConnectionResetError:
                 pass
+
+    run(main)
+
+
+async def closed(client: Raw) -> None:
+    """Wait until the other side has closed without a word."""
+    try:
+        assert await client.read_all() == b""
+    except ConnectionResetError:
+        pass
+
+
+def test_clients_that_are_about_to_agree_on_tls_are_bounded_and_give_their_places_back(tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path)
+
+    async def main() -> None:
+        async with edge(Limits(connections=2), tls=certificate.server_context()) as running:
+            for _ in range(3):  # more than there are places, one after the other
+                async with running.client() as one, running.client() as other:
+                    for client in (one, other):
+                        await client.send(b"\x16\x03\x01")  # the first bytes of a handshake
+                    async with running.client() as third:
+                        await closed(third)
+                    await one.send(b"nonsense")
+                    await closed(one)
+                async with running.client(certificate.client_context()) as client:
+                    await client.send(get("/echo"))
+                    assert (await read_answer(client)).status == 200
+
+    run(main)
+
+
+def test_who_has_not_agreed_on_tls_when_all_else_has_ended_is_closed(tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path)
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            async with edge(tls=certificate.server_context()) as running:
+                client = await stack.enter_async_context(running.client())
+                await client.send(b"\x16\x03\x01")
+                async with running.client(certificate.client_context()) as another:  # so that the first was accepted
+                    await another.send(get("/echo"))
+                    await read_answer(another)
+            await closed(client)
 
     run(main)
 

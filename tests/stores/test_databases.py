@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -222,15 +223,30 @@ def test_the_generation_is_read_while_another_writes_and_again_after_it_could_no
     run(Place("sqlite", tmp_path), scenario)
 
 
-def test_a_reading_that_is_given_up_does_not_hold_up_the_next(tmp_path: Path) -> None:
-    async def scenario(keys: Access) -> None:
-        for _ in range(50):
-            asking = asyncio.ensure_future(keys.generation())
-            await asyncio.sleep(0)
-            asking.cancel()
-        assert await keys.generation() == 0
+def test_nothing_piles_up_behind_a_reading_that_hangs_though_who_asked_has_gone(tmp_path: Path) -> None:
+    begun, thaw, worked = threading.Event(), threading.Event(), []
 
-    run(Place("sqlite", tmp_path), scenario)
+    def hang(_connection: sqlite3.Connection) -> None:
+        begun.set()
+        thaw.wait(10)
+        worked.append("hung")
+
+    async def main() -> None:
+        apart = sqlite.Apart(tmp_path / sqlite.FILE, "reading")
+        first = asyncio.ensure_future(apart.run(hang))
+        await asyncio.to_thread(begun.wait, 10)
+        others = [asyncio.ensure_future(apart.run(lambda _connection: worked.append("more"))) for _ in range(5)]
+        await asyncio.sleep(0)
+        for each in (first, *others):
+            each.cancel()
+        await asyncio.gather(first, *others, return_exceptions=True)
+        last = asyncio.ensure_future(apart.run(lambda connection: connection.execute("SELECT 7").fetchone()))
+        thaw.set()
+        assert await last == (7,)
+        assert worked == ["hung"]
+        await apart.close()
+
+    asyncio.run(main())
 
 
 # -- PostgreSQL

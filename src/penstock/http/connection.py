@@ -77,6 +77,10 @@ class Edge:
         self.draining = False
         self.emptied: asyncio.Event | None = None  # set, once somebody waits for it, when the last connection is gone
 
+    def connection(self) -> asyncio.Protocol:
+        """One that has yet to be made: it is a protocol by its shape."""
+        return cast("asyncio.Protocol", Connection(self))
+
 
 class Connection:
     """One client. All state changes happen in its callbacks and in `finished`, none across an await."""

@@ -12,11 +12,11 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from typing import cast
 
 from penstock.config import Limits
-from penstock.http.connection import LINGER_SECONDS, App, Connection, Edge
+from penstock.http.connection import LINGER_SECONDS, App, Edge
 from penstock.http.request import Request
+from penstock.http.securing import SecureListener
 from penstock.ticks import next_tick
 
 SWEEP = 0.1
@@ -29,21 +29,16 @@ class Server:
         self.edge = Edge(app, limits)
         self._loop = self.edge.loop
         self._wall_clock = wall_clock
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: list[asyncio.Server | SecureListener] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep()
 
     async def listen(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
         """Accept connections on a listening socket."""
-        self._listeners.append(
-            await self._loop.create_server(
-                lambda: cast("asyncio.Protocol", Connection(self.edge)),
-                sock=sock,
-                ssl=tls,
-                backlog=4096,
-                ssl_handshake_timeout=self.edge.limits.header_timeout if tls is not None else None,
-            )
-        )
+        if tls is None:
+            self._listeners.append(await self._loop.create_server(self.edge.connection, sock=sock, backlog=4096))
+        else:
+            self._listeners.append(SecureListener(self.edge, sock, tls))
 
     def requests(self) -> Iterator[Request]:
         """Those in hand: being answered, whole and waiting their turn, or with their head read."""
@@ -73,6 +68,9 @@ class Server:
         await self._emptied(LINGER_SECONDS)
         for connection in list(self.edge.connections):
             connection.transport.abort()
+        for listener in self._listeners:
+            if isinstance(listener, SecureListener):
+                listener.abort()
         if self._sweeper is not None:
             self._sweeper.cancel()
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,7 +101,15 @@ class Llama:
     probe = None  # its process is watched
     lacks = ("audio", "completions", "embeddings", "files", "images", "json", "responses", "schema", "tools")
 
-    def __init__(self, upstream: Upstream, address: EngineAddress) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        address: EngineAddress,
+        now: Callable[[], float] = time.time,
+        new_id: Callable[[], str] = lambda: secrets.token_hex(16),
+    ) -> None:
+        self._now = now
+        self._new_id = new_id
         settings = msgspec.convert(upstream.settings, LlamaSettings)
         self.name = upstream.name
         self.origin = Origin("http", "engine", 80, address.uds)
@@ -136,8 +144,8 @@ class Llama:
             extra["metadata"] = chat.metadata
         return LlamaReader(
             Answer(
-                id=f"chatcmpl-{secrets.token_hex(16)}",
-                created=int(time.time()),
+                id=f"chatcmpl-{self._new_id()}",
+                created=int(self._now()),
                 model=self._model,
                 fingerprint=self._fingerprint,
                 n=chat.n,

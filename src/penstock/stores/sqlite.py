@@ -98,8 +98,9 @@ class SqliteDatabase(Database):
 class Apart:
     """A connection of its own in a thread of its own, set up by `pragmas`; it is in no transaction but those it begins.
 
-    A cancelled call leaves the thread at its work. When anything fails the connection is closed, which rolls back what
-    was begun, and the next call makes another.
+    A cancelled call leaves the thread at its work, and the next one waits for that: on a disk that hangs, nothing piles
+    up behind it. When anything fails the connection is closed, which rolls back what was begun, and the next call makes
+    another.
     """
 
     def __init__(self, path: Path, name: str, *pragmas: str) -> None:
@@ -107,10 +108,20 @@ class Apart:
         self._pragmas = pragmas
         self._thread = ThreadPoolExecutor(1, name)
         self._connection: sqlite3.Connection | None = None
+        self._working: asyncio.Future[Any] | None = None
 
     async def run(self, act: Callable[[sqlite3.Connection], T]) -> T:
         """What `act` returns; raises what it raises."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._act, act)
+        while self._working is not None:
+            await asyncio.wait((self._working,))
+        working = self._working = asyncio.get_running_loop().run_in_executor(self._thread, self._act, act)
+        working.add_done_callback(self._done)
+        return await asyncio.shield(working)
+
+    def _done(self, worked: asyncio.Future[Any]) -> None:
+        self._working = None
+        if not worked.cancelled():
+            worked.exception()  # looked at: who asked may have gone
 
     async def close(self) -> None:
         """Wait for what was begun. No call may follow."""
