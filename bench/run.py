@@ -22,11 +22,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import engine
 import proc
 import servers
 from servers import BUILD, HERE, KEY, LOAD_CORE, PATH, BenchError, Server, Setup
 
-GROUPS = ("cpu", "alias", "body", "chunks", "latency", "memory", "workers", "start")
+GROUPS = ("cpu", "alias", "body", "chunks", "latency", "memory", "workers", "start", "engine")
 
 MESSAGES = [
     {"role": "system", "content": "You are a concise assistant for a travel site. Answer in two sentences."},
@@ -214,6 +215,12 @@ def read_start(bench: Bench, subjects: list[Server]) -> None:
             bench.note("seconds from start to first answer", server.name, server.start_s)
 
 
+def read_engine(bench: Bench, subjects: list[Server]) -> None:
+    share, later = engine.reading()
+    bench.note("local model: tokens a second, of the engine's own", "penstock", share)
+    bench.note("local model: ms by which the first token is later", "penstock", later)
+
+
 READERS: dict[str, Callable[[Bench, list[Server]], None]] = {
     "cpu": read_cpu,
     "alias": read_alias,
@@ -223,6 +230,7 @@ READERS: dict[str, Callable[[Bench, list[Server]], None]] = {
     "memory": read_memory,
     "workers": read_workers,
     "start": read_start,
+    "engine": read_engine,
 }
 
 

@@ -134,12 +134,12 @@ def get_json(port: int, path: str) -> dict[str, int]:
     return answer
 
 
-def answers(port: int) -> bool:
+def answers(port: int, question: bytes) -> bool:
     """Whether a chat completion through `port` is answered."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
-        connection.request("POST", PATH, QUESTION, headers)
+        connection.request("POST", PATH, question, headers)
         response = connection.getresponse()
         return response.status == 200 and b'"usage"' in response.read()
     except OSError:
@@ -149,8 +149,17 @@ def answers(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def running(name: str, command: list[str], port: int, core: int, log: Path, key: str | None = KEY) -> Iterator[Server]:
-    """Start `command` on one core, wait for its first answer, stop it at the end. `key`: the one in its environment."""
+def running(
+    name: str,
+    command: list[str],
+    port: int,
+    core: int | str,
+    log: Path,
+    key: str | None = KEY,
+    question: bytes = QUESTION,
+) -> Iterator[Server]:
+    """Start `command` on one core, or on some ("0-1"), wait for its first answer, to `question`, stop it at the end.
+    `key`: the one in its environment."""
     began = time.monotonic()
     environment = {**os.environ, **({} if key is None else {"PENSTOCK_API_KEY": key})}
     with log.open("ab") as output:
@@ -158,7 +167,7 @@ def running(name: str, command: list[str], port: int, core: int, log: Path, key:
             ["taskset", "-c", str(core), *command], stdout=output, stderr=output, env=environment, cwd=log.parent
         )
     try:
-        while not answers(port):
+        while not answers(port, question):
             if process.poll() is not None or time.monotonic() - began > 30:
                 raise BenchError(f"{name} did not answer; the end of its log:\n{log.read_text()[-2000:]}")
             time.sleep(0.005)
@@ -233,4 +242,16 @@ def gateway(setup: Setup, workers: int = 1) -> Iterator[Server]:
             keep_key(directory / "data")
     key = None if setup.limits else KEY
     with running("penstock", command, port, GATEWAY_CORE, directory / "output.log", key) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def local_model(directory: Path, model: Path) -> Iterator[Server]:
+    """`penstock serve` for a file of weights, on any core."""
+    port, admin = free_port(), free_port()
+    command = [str(Path(sys.executable).with_name("penstock")), "serve", "--model", str(model)]
+    command += ["--listen", f"127.0.0.1:{port}", "--admin-listen", f"127.0.0.1:{admin}"]
+    command += ["--data-dir", str(directory / "data")]
+    cores, question = f"0-{(os.cpu_count() or 1) - 1}", QUESTION.replace(b"mock-model", b"gpt-5.4")
+    with running("penstock", command, port, cores, directory / "output.log", question=question) as server:
         yield server

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from running import PATIENCE, Running, running
@@ -25,6 +26,7 @@ from penstock.providers.base import Call, Reader, Reply
 from penstock.providers.llama import BUILTIN_FILE, Llama
 from penstock.types import Target
 from penstock.wire.chat import ChatRequest, decode_chat
+from support.serving import serving
 
 PIECES = [b"The", b" penstock", b" is", b" ", *(bytes([b]) for b in "é🌍漢".encode()), b" STO", b"P", b" he", b"re."]
 TEXT = b"".join(PIECES).decode()
@@ -168,6 +170,17 @@ def test_a_whole_answer_has_the_model_that_answered_and_the_engines_usage(talk: 
     assert again["usage"]["prompt_tokens_details"]["cached_tokens"] == answer["usage"]["prompt_tokens"] - 1
     assert again["system_fingerprint"] == answer["system_fingerprint"]
     assert again["id"] != answer["id"]
+
+
+def test_weights_that_the_command_line_names_are_served_under_any_name(models: Path) -> None:
+    path = write_recital(models / "mine.gguf", PIECES)
+    with serving(arguments=["--model", str(path)]) as served:
+        served.wait_for("/ready")
+        body = {"model": "gpt-5.4", "messages": USER}
+        answer = httpx.post(f"{served.base_url}/chat/completions", json=body, headers=served.headers, trust_env=False)
+        assert answer.status_code == 200, answer.text
+        assert (answer.json()["model"], answer.json()["choices"][0]["message"]["content"]) == ("mine", TEXT)
+        assert str(path) in served.output
 
 
 def test_a_stream_says_the_same_as_a_whole_answer(talk: Running) -> None:

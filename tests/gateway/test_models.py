@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from penstock.config import Config, Limits, Server
 from penstock.fake_upstream import FakeUpstream
 from penstock.types import Principal
 from support.gateway import KEY, Running, gateway, read_answer, request, run, to
@@ -246,6 +247,26 @@ def test_every_answer_carries_openais_headers_and_an_id_of_its_own_that_sorts_by
             assert answer.headers["date"].endswith(" GMT")
 
     with_gateway(test, wall_clock=Clock(now))
+
+
+def test_what_the_edge_has_no_room_for_is_told_as_everything_else() -> None:
+    """A connection beyond the last, bodies beyond what all may take together: 503s that the edge gives by itself."""
+
+    async def test(running: Running) -> None:
+        async with running.client() as one:
+            await one.send(request("GET", "/health"))
+            assert (await read_answer(one)).status == 200
+            found = [await running.ask(request("GET", "/health"))]
+            await one.send(request("POST", "/v1/chat/completions", body=b"x" * 3000))
+            found.append(await read_answer(one))
+        for answer in found:
+            assert (answer.status, answer.error["type"]) == (503, "server_error")
+            assert answer.headers["retry-after"] == "1"
+            assert answer.headers["x-request-id"].startswith("req_")
+            assert answer.headers["openai-version"] == "2020-10-01"
+            assert answer.headers["openai-processing-ms"].isdecimal()
+
+    with_gateway(test, config=Config(server=Server(limits=Limits(connections=1, buffered_bytes=2000))))
 
 
 def test_an_id_of_the_clients_own_is_put_on_record_if_it_is_short_and_plain() -> None:

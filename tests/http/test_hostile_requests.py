@@ -164,6 +164,9 @@ def test_a_hostile_request_is_told_no_and_harms_nobody(sent: bytes, expected: li
                 answers = await client.read_all()  # everything ends within its deadline, by our closing
             heads = list(re.finditer(rb"HTTP/1\.1 (\d{3}) [^\0]*?\r\n\r\n", answers))
             assert [int(head[1]) for head in heads] == expected
+            for head in heads:
+                for own in (rb"x-request-id: req_\w+", rb"openai-version: [\d-]+", rb"openai-processing-ms: \d+"):
+                    assert int(head[1]) < 200 or re.search(rb"\r\n%s\r\n" % own, head[0], re.IGNORECASE)
             if expected and expected[-1] >= 400:
                 assert b"\r\nConnection: close\r\n" in heads[-1][0] or sent.endswith(SMUGGLED)
                 assert msgspec.json.decode(answers[heads[-1].end() :])["error"]["type"] == ERROR_TYPES[expected[-1]]

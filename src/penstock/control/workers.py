@@ -36,7 +36,7 @@ PARENTS_OWN = "PENSTOCK_ADMIN_KEY"  # in the environment; no worker needs it
 HEAP = {
     "MALLOC_TOP_PAD_": str(1 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(8 << 20),
-    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
 }
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
