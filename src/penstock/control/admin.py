@@ -29,6 +29,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from penstock.control.exposition import CONTENT_TYPE, expose
 from penstock.errors import AuthenticationFailed, InvalidRequest, MethodNotAllowed, NotFound, Refusal, ServerFault
 from penstock.link import SeriesValue
+from penstock.ticks import next_tick
 from penstock.wire.envelope import envelope
 
 OPEN = frozenset({"/health"})
@@ -143,9 +144,11 @@ class _Quiet(uvicorn.Server):
         self._stopped.set()
 
     async def main_loop(self) -> None:
+        clock = asyncio.get_running_loop().time
         while not await self.on_tick(0):  # which renews the Date
+            now = clock()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopped.wait(), 1.0)
+                await asyncio.wait_for(self._stopped.wait(), next_tick(now, 1.0) - now)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
