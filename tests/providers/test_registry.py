@@ -12,7 +12,7 @@ from penstock.providers.registry import ROWS, SETTINGS, build
 from penstock.types import Target
 from penstock.wire.chat import decode_chat
 
-COMPATIBLE = [row.name for row in ROWS.values() if row.settings is OpenAISettings]
+COMPATIBLE = [row.name for row in ROWS.values() if issubclass(row.settings, OpenAISettings)]
 
 
 def test_every_type_has_settings_that_refuse_unknown_names() -> None:
