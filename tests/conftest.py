@@ -14,8 +14,8 @@ from support.upstreams import ThreadedUpstream, threaded_upstream
 
 
 def pytest_collection_finish() -> None:
-    """What there is when all tests are known is not looked at by the collector again, which a worker does likewise: each
-    time that it did would hold up, for up to half a second, what a test says is done within a quarter of one."""
+    """What there is when all tests are known is not looked at by the collector again, as in a worker: each time that it
+    did would hold up, for up to half a second, what a test says is done within a quarter of one."""
     gc.collect()
     gc.freeze()
 
