@@ -61,11 +61,13 @@ def in_stream(served: Served) -> Iterator[Iterator[str]]:
 
 
 def until_it_drains(served: Served) -> None:
-    """Wait until the server says that it does."""
+    """Wait until the server says that it does, and its worker has begun to, which is told a moment later."""
     deadline = time.monotonic() + PATIENCE
     while "Draining" not in served.output:
         assert time.monotonic() < deadline, served.output
         time.sleep(0.005)  # it tells nobody but its log
+    url = httpx.URL(served.url)
+    until_refused((url.host, url.port or 0))
 
 
 def until_refused(address: tuple[str, int]) -> None:
