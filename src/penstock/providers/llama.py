@@ -40,6 +40,7 @@ from penstock.wire.answer import BROKEN
 from penstock.wire.chat import ChatRequest
 from penstock.wire.envelope import envelope
 from penstock.wire.members import split
+from penstock.wire.messages import Message
 from penstock.wire.params import TextFormat
 
 BUILTIN = "builtin"
@@ -131,8 +132,9 @@ class Llama:
                 param="n",
                 code="integer_above_max_value",
             )
-        refuse_media(chat.messages())
-        return self._calls(chat, self._generation(chat))
+        messages = chat.messages()
+        refuse_media(messages)
+        return self._calls(chat, messages, self._generation(chat))
 
     def reader(self, asked: AnyRequest, target: Target) -> Reader:
         """A reader for the answer."""
@@ -180,9 +182,10 @@ class Llama:
     def refresh(self) -> None:
         """Nothing here changes while we run."""
 
-    def _calls(self, chat: ChatRequest, generation: dict[str, Any]) -> Preparation:
+    def _calls(self, chat: ChatRequest, messages: Sequence[Message], generation: dict[str, Any]) -> Preparation:
         said, beginning = "", begun(chat)
-        messages = chat.messages() if beginning is None else chat.messages()[:-1]
+        if beginning is not None:
+            messages = messages[:-1]
         for form in FORMS:
             body = {"messages": form(messages), "chat_template_kwargs": {"enable_thinking": False}}
             reply = yield Call(self._template_head, _encode(body))
